@@ -1,0 +1,27 @@
+/* Errors as values: how functions fail and how a failure is handed on. */
+#ifndef BPDQ_CORE_STATUS_H
+#define BPDQ_CORE_STATUS_H
+
+#include "bpdq.h"
+
+/* Writes status and message into *error (which may be NULL) and returns `status`. The message is cut to one line:
+ * control characters become '?', so that a hostile file name or tensor name cannot forge log lines. */
+bpdq_status bpdq_fail(bpdq_error *error, bpdq_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+/* Puts "prefix: " before the message in *error, for callers that know the file or tensor. Returns error's status. */
+bpdq_status bpdq_fail_context(bpdq_error *error, bpdq_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+
+#define BPDQ_TRY(call)                                    \
+  do {                                                    \
+    bpdq_status status_of_try_ = (call);                  \
+    if (status_of_try_ != BPDQ_OK) return status_of_try_; \
+  } while (0)
+
+/* For functions with one clean-up label: keeps the status in the variable `status` and jumps. */
+#define BPDQ_TRY_GOTO(call, label)     \
+  do {                                 \
+    status = (call);                   \
+    if (status != BPDQ_OK) goto label; \
+  } while (0)
+
+#endif
