@@ -1,0 +1,176 @@
+/* Rotary embedding with cache writes, then attention over the cache: grouped heads, several sequences, long contexts, both cache types. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "suite.h"
+
+typedef struct attention_case {
+  int64_t heads, kv_heads, head_dim, context, sequences;
+  int64_t history; /* positions already in each sequence's cache */
+  int64_t tokens;  /* rows of the checked run, per sequence */
+  bpdq_kv_type kv_type;
+  bool norms;
+} attention_case;
+
+/* Everything of one case: qkv rows of all positions, the rotated oracle values, and the tables. */
+typedef struct attention_data {
+  int64_t width, q_width, kv_width, length; /* length = history + tokens */
+  float *qkv;                               /* [sequences, length, width] */
+  double *rotated;                          /* [sequences, length, width]: q and k normed and rotated; k, v rounded as the cache does */
+  float *table, *q_norm, *k_norm;
+} attention_data;
+
+static attention_data make_data(const attention_case *c, uint64_t seed) {
+  oracle_random random = {seed};
+  attention_data d = {0};
+  d.q_width = c->heads * c->head_dim;
+  d.kv_width = c->kv_heads * c->head_dim;
+  d.width = d.q_width + 2 * d.kv_width;
+  d.length = c->history + c->tokens;
+  int64_t rows = c->sequences * d.length;
+  d.qkv = malloc((size_t)(rows * d.width) * sizeof *d.qkv);
+  d.rotated = malloc((size_t)(rows * d.width) * sizeof *d.rotated);
+  d.table = malloc((size_t)(c->context * c->head_dim) * sizeof *d.table);
+  d.q_norm = malloc((size_t)c->head_dim * sizeof *d.q_norm);
+  d.k_norm = malloc((size_t)c->head_dim * sizeof *d.k_norm);
+  for (int64_t i = 0; i < rows * d.width; i++) d.qkv[i] = (float)(3 * oracle_uniform(&random));
+  for (int64_t i = 0; i < c->head_dim; i++) {
+    d.q_norm[i] = (float)(1 + 0.5 * oracle_uniform(&random));
+    d.k_norm[i] = (float)(1 + 0.5 * oracle_uniform(&random));
+  }
+  int64_t half = c->head_dim / 2;
+  for (int64_t p = 0; p < c->context; p++)
+    for (int64_t i = 0; i < half; i++) {
+      double angle = (double)p * pow(10000.0, -(double)i / (double)half);
+      d.table[p * c->head_dim + i] = (float)cos(angle);
+      d.table[p * c->head_dim + half + i] = (float)sin(angle);
+    }
+  for (int64_t r = 0; r < rows; r++) {
+    double *row = d.rotated + r * d.width;
+    const float *table = d.table + r % d.length * c->head_dim;
+    for (int64_t i = 0; i < d.width; i++) row[i] = d.qkv[r * d.width + i];
+    for (int64_t h = 0; h < c->heads; h++) oracle_rope(row + h * c->head_dim, c->head_dim, table, c->norms ? d.q_norm : NULL, 1e-6);
+    for (int64_t h = 0; h < c->kv_heads; h++)
+      oracle_rope(row + d.q_width + h * c->head_dim, c->head_dim, table, c->norms ? d.k_norm : NULL, 1e-6);
+    if (c->kv_type == BPDQ_KV_F16)
+      for (int64_t i = d.q_width; i < d.width; i++) row[i] = oracle_half(row[i]);
+  }
+  return d;
+}
+
+static void free_data(attention_data *d) {
+  free(d->qkv);
+  free(d->rotated);
+  free(d->table);
+  free(d->q_norm);
+  free(d->k_norm);
+}
+
+static void expected_attention(const attention_case *c, const attention_data *d, double scale, double *expected) {
+  for (int64_t s = 0; s < c->sequences; s++)
+    for (int64_t t = 0; t < c->tokens; t++)
+      for (int64_t h = 0; h < c->heads; h++) {
+        const double *sequence = d->rotated + s * d->length * d->width;
+        const double *query = sequence + (c->history + t) * d->width + h * c->head_dim;
+        const double *keys = sequence + d->q_width + h / (c->heads / c->kv_heads) * c->head_dim;
+        oracle_attention(query, keys, keys + d->kv_width, c->history + t + 1, d->width, c->head_dim, scale,
+                         expected + ((s * c->tokens + t) * c->heads + h) * c->head_dim);
+      }
+}
+
+/* Fills the caches with each sequence's history, in runs of at most max_tokens rows. */
+static bool feed_history(suite *s, const char *name, const attention_case *c, const attention_data *d, suite_run *run, int64_t max_tokens) {
+  bpdq_error error;
+  for (int64_t sequence = 0; sequence < c->sequences; sequence++)
+    for (int64_t first = 0; first < c->history; first += max_tokens) {
+      int64_t count = c->history - first < max_tokens ? c->history - first : max_tokens;
+      suite_scalars scalars;
+      suite_scalars_fill(&scalars, count, (int32_t)first, (int32_t)sequence);
+      const float *rows = d->qkv + (sequence * d->length + first) * d->width;
+      if (!suite_ok(s, name, s->backend->tensor_write(run->state, 0, 0, count * d->width, rows, &error), &error)) return false;
+      if (!suite_ok(s, name, s->backend->run(run->executable, &scalars.run, &error), &error)) return false;
+    }
+  return true;
+}
+
+/* The checked run: all sequences' new rows at once. */
+static void check_run(suite *s, const char *name, const attention_case *c, const attention_data *d, suite_run *run, double scale) {
+  int64_t rows = c->sequences * c->tokens;
+  float *qkv = malloc((size_t)(rows * d->width) * sizeof *qkv), *output = malloc((size_t)(rows * d->q_width) * sizeof *output);
+  double *queries = malloc((size_t)(rows * d->q_width) * sizeof *queries),
+         *expected = malloc((size_t)(rows * d->q_width) * sizeof *expected);
+  float *rotated = malloc((size_t)(rows * d->q_width) * sizeof *rotated);
+  suite_scalars scalars;
+  for (int64_t r = 0; r < rows; r++) {
+    int64_t sequence = r / c->tokens, position = c->history + r % c->tokens, source = sequence * d->length + position;
+    scalars.positions[r] = (int32_t)position;
+    scalars.sequences[r] = (int32_t)sequence;
+    memcpy(qkv + r * d->width, d->qkv + source * d->width, (size_t)d->width * sizeof *qkv);
+    memcpy(queries + r * d->q_width, d->rotated + source * d->width, (size_t)d->q_width * sizeof *queries);
+  }
+  scalars.run = (bpdq_run){rows, scalars.positions, scalars.sequences};
+  bpdq_error error;
+  expected_attention(c, d, scale, expected);
+  if (suite_ok(s, name, s->backend->tensor_write(run->state, 0, 0, rows * d->width, qkv, &error), &error) &&
+      suite_ok(s, name, s->backend->run(run->executable, &scalars.run, &error), &error) &&
+      suite_ok(s, name, s->backend->tensor_read(run->state, 0, 0, rows * d->width, qkv, &error), &error) &&
+      suite_ok(s, name, s->backend->tensor_read(run->state, 1, 0, rows * d->q_width, output, &error), &error)) {
+    for (int64_t r = 0; r < rows; r++) memcpy(rotated + r * d->q_width, qkv + r * d->width, (size_t)d->q_width * sizeof *rotated);
+    suite_compare(s, name, rotated, queries, rows * d->q_width, 1e-5);
+    suite_compare(s, name, output, expected, rows * d->q_width, c->kv_type == BPDQ_KV_F16 ? 3e-3 : 3e-2);
+  }
+  free(qkv);
+  free(output);
+  free(queries);
+  free(expected);
+  free(rotated);
+}
+
+static void run_attention(suite *s, const attention_case *c, uint64_t seed) {
+  char name[200];
+  snprintf(name, sizeof name, "attention heads=%lld/%lld dim=%lld history=%lld tokens=%lld sequences=%lld %s%s", (long long)c->heads,
+           (long long)c->kv_heads, (long long)c->head_dim, (long long)c->history, (long long)c->tokens, (long long)c->sequences,
+           c->kv_type == BPDQ_KV_F16 ? "f16" : "q8", c->norms ? " norms" : "");
+  if (!suite_wants(s, name)) return;
+  attention_data d = make_data(c, seed);
+  int64_t max_tokens = c->sequences * c->tokens > 64 ? c->sequences * c->tokens : 64;
+  float scale = 1.0f / sqrtf((float)c->head_dim);
+  bpdq_weight *q_norm = c->norms ? suite_vector(s, name, d.q_norm, c->head_dim) : NULL;
+  bpdq_weight *k_norm = c->norms ? suite_vector(s, name, d.k_norm, c->head_dim) : NULL;
+  bpdq_tensor_desc tensors[5] = {{BPDQ_TENSOR_F32, max_tokens, d.width, 0, 0},
+                                 {BPDQ_TENSOR_F32, max_tokens, d.q_width, 0, 0},
+                                 {BPDQ_TENSOR_F32, c->context, c->head_dim, 0, 0},
+                                 {BPDQ_TENSOR_KV, c->sequences * c->context, d.kv_width, c->kv_type, c->head_dim},
+                                 {BPDQ_TENSOR_KV, c->sequences * c->context, d.kv_width, c->kv_type, c->head_dim}};
+  const float *images[5] = {NULL, NULL, d.table, NULL, NULL};
+  bpdq_op ops[2] = {{.kind = BPDQ_OP_ROPE_CACHE, .name = "test.rope"}, {.kind = BPDQ_OP_ATTENTION, .name = "test.attention"}};
+  ops[0].rope_cache = (bpdq_op_rope_cache){0, 2, 3, 4, c->heads, c->kv_heads, c->head_dim, c->context, q_norm, k_norm, 1e-6f};
+  ops[1].attention = (bpdq_op_attention){0, 1, 3, 4, c->heads, c->kv_heads, c->head_dim, c->context, scale};
+  bpdq_program program = {ops, 2, max_tokens, BPDQ_ACTIVATIONS_F32};
+  suite_run run;
+  if (suite_start(s, name, tensors, images, 5, &program, &run)) {
+    if (feed_history(s, name, c, &d, &run, max_tokens)) check_run(s, name, c, &d, &run, scale);
+    suite_stop(s, &run);
+  }
+  s->backend->weight_destroy(s->backend, q_norm);
+  s->backend->weight_destroy(s->backend, k_norm);
+  free_data(&d);
+}
+
+void suite_attention(suite *s) {
+  suite_section(s, "rope and attention");
+  static const attention_case cases[] = {{4, 4, 32, 40, 1, 0, 1, BPDQ_KV_F16, false},     {6, 2, 64, 64, 1, 0, 13, BPDQ_KV_F16, false},
+                                         {8, 2, 128, 300, 1, 255, 1, BPDQ_KV_F16, false}, {8, 2, 128, 300, 1, 255, 1, BPDQ_KV_Q8, false},
+                                         {7, 1, 64, 128, 1, 100, 9, BPDQ_KV_F16, true},   {4, 2, 128, 700, 1, 600, 70, BPDQ_KV_F16, false},
+                                         {4, 2, 64, 200, 1, 130, 33, BPDQ_KV_Q8, true},   {4, 2, 64, 70, 5, 60, 1, BPDQ_KV_F16, false},
+                                         {12, 3, 96, 90, 3, 40, 4, BPDQ_KV_F16, false},   {28, 4, 128, 40, 8, 31, 1, BPDQ_KV_Q8, false},
+                                         {2, 1, 80, 64, 1, 33, 2, BPDQ_KV_F16, false},    {2, 2, 256, 64, 1, 20, 3, BPDQ_KV_F16, false}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_attention(s, &cases[i], 700 + i);
+  if (s->quick) return;
+  static const attention_case long_cases[] = {{8, 2, 128, 5000, 1, 4500, 1, BPDQ_KV_F16, false},
+                                              {8, 2, 128, 5000, 1, 4400, 3, BPDQ_KV_Q8, false},
+                                              {4, 1, 64, 3000, 1, 2000, 300, BPDQ_KV_F16, false}};
+  for (size_t i = 0; i < sizeof long_cases / sizeof *long_cases; i++) run_attention(s, &long_cases[i], 800 + i);
+}

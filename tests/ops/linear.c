@@ -1,0 +1,302 @@
+/* Transform and linear operations: planes of every k and group, dense types, stacked parts, fused transforms, row selection. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "suite.h"
+
+#define SENTINEL 77.25f /* what unwritten outputs hold before the run */
+
+typedef struct linear_case {
+  bpdq_weight_kind kind;
+  int64_t rows[3]; /* parts; unused ones 0 */
+  int64_t columns;
+  int planes, group;
+  bpdq_dtype type;
+  int64_t tokens, max_tokens;
+  bpdq_transform_kind transform;
+  bool bias, accumulate, last, head;
+  int64_t offset, slack; /* output columns before and after the product */
+  bpdq_activations activations;
+} linear_case;
+
+static double error_limit(const linear_case *c) {
+  if (c->head) return 1e-2; /* a backend may store the head in 8 bits */
+  if (c->kind == BPDQ_WEIGHT_DENSE) return c->activations == BPDQ_ACTIVATIONS_F32 ? 2e-5 : 2e-3; /* f16 tensor cores */
+  switch (c->activations) {
+    case BPDQ_ACTIVATIONS_F32:
+      return 2e-5;
+    case BPDQ_ACTIVATIONS_16:
+      return 2e-3; /* int16 per group, or f16 products for several tokens */
+    default:
+      return 4e-2; /* int8 per group */
+  }
+}
+
+static void describe(const linear_case *c, char *name, size_t size) {
+  static const char *const transforms[] = {"none", "norm", "silu"};
+  snprintf(name, size, "linear %s N=%lld+%lld+%lld K=%lld k=%d g=%d type=%d m=%lld/%lld %s%s%s%s%s offset=%lld act=%d",
+           c->kind == BPDQ_WEIGHT_DENSE ? "dense" : "planes", (long long)c->rows[0], (long long)c->rows[1], (long long)c->rows[2],
+           (long long)c->columns, c->planes, c->group, c->type, (long long)c->tokens, (long long)c->max_tokens, transforms[c->transform],
+           c->bias ? " bias" : "", c->accumulate ? " accumulate" : "", c->last ? " last" : "", c->head ? " head" : "", (long long)c->offset,
+           (int)c->activations);
+}
+
+/* expected [max_tokens, width]: the sentinel or old value everywhere, the product where the operation writes. */
+static void expected_output(const linear_case *c, const oracle_matrix *parts, const float *bias, const float *norm,
+                            const bpdq_transform *transform, const float *input, const float *before, int64_t width, double *expected) {
+  int64_t input_width = c->columns * (c->transform == BPDQ_TRANSFORM_SILU_GATE ? 2 : 1);
+  int64_t total = c->rows[0] + c->rows[1] + c->rows[2];
+  double *x = malloc((size_t)c->columns * sizeof *x), *y = malloc((size_t)total * sizeof *y);
+  for (int64_t i = 0; i < c->max_tokens * width; i++) expected[i] = before[i];
+  for (int64_t t = c->last ? c->tokens - 1 : 0; t < c->tokens; t++) {
+    double *row = expected + (c->last ? 0 : t) * width + c->offset;
+    oracle_transform(transform, norm, input + t * input_width, c->columns, x);
+    int64_t first = 0;
+    for (int part = 0; part < 3 && c->rows[part]; part++) {
+      oracle_product(&parts[part], x, y + first);
+      first += c->rows[part];
+    }
+    for (int64_t n = 0; n < total; n++) row[n] = (c->accumulate ? row[n] : 0) + y[n] + (bias ? bias[n] : 0);
+  }
+  free(x);
+  free(y);
+}
+
+static void check_output(suite *s, const char *name, const linear_case *c, const float *actual, const double *expected, int64_t width) {
+  int64_t total = c->rows[0] + c->rows[1] + c->rows[2], written = c->last ? 1 : c->tokens;
+  float *got = malloc((size_t)(written * total) * sizeof *got);
+  double *want = malloc((size_t)(written * total) * sizeof *want);
+  bool untouched = true;
+  for (int64_t t = 0; t < c->max_tokens; t++)
+    for (int64_t i = 0; i < width; i++) {
+      bool inside = t < written && i >= c->offset && i < c->offset + total;
+      if (inside) {
+        got[t * total + i - c->offset] = actual[t * width + i];
+        want[t * total + i - c->offset] = expected[t * width + i];
+      } else if (actual[t * width + i] != (float)expected[t * width + i]) {
+        untouched = false;
+      }
+    }
+  suite_compare(s, name, got, want, written * total, error_limit(c));
+  suite_true(s, name, untouched, "wrote outside its rows or columns");
+  free(got);
+  free(want);
+}
+
+static void run_linear(suite *s, const linear_case *c, uint64_t seed) {
+  char name[200];
+  describe(c, name, sizeof name);
+  if (!suite_wants(s, name)) return;
+  oracle_random random = {seed};
+  oracle_matrix parts[3] = {0};
+  int part_count = 0;
+  for (; part_count < 3 && c->rows[part_count]; part_count++)
+    parts[part_count] = c->kind == BPDQ_WEIGHT_DENSE
+                            ? oracle_dense(&random, c->rows[part_count], c->columns, c->type)
+                            : oracle_planes(&random, c->rows[part_count], c->columns, c->planes, c->group, c->type);
+  int64_t total = c->rows[0] + c->rows[1] + c->rows[2], width = c->offset + total + c->slack;
+  int64_t input_width = c->columns * (c->transform == BPDQ_TRANSFORM_SILU_GATE ? 2 : 1);
+  float *input = malloc((size_t)(c->max_tokens * input_width) * sizeof *input);
+  float *before = malloc((size_t)(c->max_tokens * width) * sizeof *before),
+        *after = malloc((size_t)(c->max_tokens * width) * sizeof *after);
+  float *norm = malloc((size_t)c->columns * sizeof *norm), *bias = malloc((size_t)total * sizeof *bias);
+  double *expected = malloc((size_t)(c->max_tokens * width) * sizeof *expected);
+  for (int64_t i = 0; i < c->max_tokens * input_width; i++) input[i] = (float)(2 * oracle_uniform(&random));
+  for (int64_t i = 0; i < c->max_tokens * width; i++) before[i] = c->accumulate ? (float)oracle_uniform(&random) : SENTINEL;
+  for (int64_t i = 0; i < c->columns; i++) norm[i] = (float)(1 + 0.3 * oracle_uniform(&random));
+  for (int64_t i = 0; i < total; i++) bias[i] = (float)oracle_uniform(&random);
+
+  bool normed = c->transform == BPDQ_TRANSFORM_RMS_NORM;
+  bpdq_weight *weight = suite_matrix(s, c->head ? "head" : name, parts, part_count);
+  bpdq_weight *bias_weight = c->bias ? suite_vector(s, name, bias, total) : NULL;
+  bpdq_weight *norm_weight = normed ? suite_vector(s, name, norm, c->columns) : NULL;
+  bpdq_transform transform = {c->transform, norm_weight, normed ? 1e-5f : 0};
+  bpdq_op op = {.kind = BPDQ_OP_LINEAR, .name = "test.linear"};
+  op.linear = (bpdq_op_linear){0, 1, transform, weight, bias_weight, c->offset, c->accumulate, c->last ? BPDQ_ROWS_LAST : BPDQ_ROWS_ALL};
+  bpdq_tensor_desc tensors[2] = {{BPDQ_TENSOR_F32, c->max_tokens, input_width, 0, 0}, {BPDQ_TENSOR_F32, c->max_tokens, width, 0, 0}};
+  const float *images[2] = {input, before};
+  bpdq_program program = {&op, 1, c->max_tokens, c->activations};
+  suite_run run;
+  if (weight && suite_start(s, name, tensors, images, 2, &program, &run)) {
+    suite_scalars scalars;
+    suite_scalars_fill(&scalars, c->tokens, 0, 0);
+    bpdq_error error;
+    if (suite_ok(s, name, s->backend->run(run.executable, &scalars.run, &error), &error) &&
+        suite_ok(s, name, s->backend->tensor_read(run.state, 1, 0, c->max_tokens * width, after, &error), &error)) {
+      expected_output(c, parts, c->bias ? bias : NULL, norm, &transform, input, before, width, expected);
+      check_output(s, name, c, after, expected, width);
+    }
+    suite_stop(s, &run);
+  }
+  s->backend->weight_destroy(s->backend, weight);
+  s->backend->weight_destroy(s->backend, bias_weight);
+  s->backend->weight_destroy(s->backend, norm_weight);
+  for (int i = 0; i < part_count; i++) oracle_matrix_free(&parts[i]);
+  free(input);
+  free(before);
+  free(after);
+  free(norm);
+  free(bias);
+  free(expected);
+}
+
+static const bpdq_activations all_activations[] = {BPDQ_ACTIVATIONS_F32, BPDQ_ACTIVATIONS_16, BPDQ_ACTIVATIONS_8};
+
+/* Every number of planes and every group size, with K padded, at one and at several tokens. */
+static void sweep_formats(suite *s) {
+  suite_section(s, "linear: planes x groups");
+  for (int planes = 1; planes <= 8; planes++)
+    for (int group = 32; group <= 256; group += 32)
+      for (int a = 0; a < 3; a++) {
+        if (s->quick && (planes + group / 32 + a) % 3) continue;
+        linear_case c = {BPDQ_WEIGHT_PLANES, {67}, 2 * group + 40, planes, group, BPDQ_BF16, 1, 1, 0, 0, 0, 0, 0, 0, 0, all_activations[a]};
+        run_linear(s, &c, (uint64_t)(planes * 1000 + group));
+        c.tokens = 5;
+        c.max_tokens = 8;
+        run_linear(s, &c, (uint64_t)(planes * 1000 + group + 1));
+      }
+}
+
+/* Odd sizes and every number of tokens from 1 to past a tile. */
+static void sweep_shapes(suite *s) {
+  suite_section(s, "linear: shapes x tokens");
+  static const int64_t rows[] = {1, 15, 16, 33, 128, 257}, columns[] = {32, 64, 200, 512, 777, 1600};
+  static const int64_t tokens[] = {1, 2, 3, 4, 7, 8, 9, 16, 17, 31, 33, 64};
+  int index = 0;
+  for (size_t t = 0; t < sizeof tokens / sizeof *tokens; t++)
+    for (size_t i = 0; i < 6; i++, index++) {
+      if (s->quick && index % 3) continue;
+      int planes = 1 + index % 4, group = (index / 4 % 4 + 1) * 64;
+      int64_t slack = index % 2 ? 3 : 0;
+      linear_case c = {BPDQ_WEIGHT_PLANES,
+                       {rows[i]},
+                       columns[(i + t) % 6],
+                       planes,
+                       group,
+                       index % 3 == 0   ? BPDQ_F16
+                       : index % 3 == 1 ? BPDQ_BF16
+                                        : BPDQ_F32,
+                       tokens[t],
+                       tokens[t] + index % 4,
+                       0,
+                       index % 2,
+                       index % 5 == 0,
+                       0,
+                       0,
+                       slack,
+                       slack,
+                       all_activations[index % 3]};
+      run_linear(s, &c, 5000 + (uint64_t)index);
+      c.kind = BPDQ_WEIGHT_DENSE;
+      run_linear(s, &c, 6000 + (uint64_t)index);
+    }
+}
+
+/* What the model uses: fused norm and gate, q/k/v stacked, residual add, the head on the last row. */
+static void model_like(suite *s) {
+  suite_section(s, "linear: fused forms");
+  for (int index = 0; index < 24; index++) {
+    int64_t tokens = index % 4 == 0 ? 1 : index % 4 == 1 ? 2 : index % 4 == 2 ? 13 : 40;
+    bpdq_weight_kind kind = index / 4 % 2 ? BPDQ_WEIGHT_DENSE : BPDQ_WEIGHT_PLANES;
+    bpdq_activations activations = all_activations[index / 8];
+    linear_case qkv = {kind, {96, 32, 32}, 288,   2,     64, BPDQ_BF16, tokens,     tokens + 3, BPDQ_TRANSFORM_RMS_NORM,
+                       true, false,        false, false, 0,  0,         activations};
+    linear_case part = {kind, {32},  288,   3,     128, BPDQ_BF16, tokens,     tokens, BPDQ_TRANSFORM_RMS_NORM,
+                        true, false, false, false, 96,  32,        activations};
+    linear_case down = {kind,  {96}, 640,   2,     128, BPDQ_BF16, tokens,     tokens + 1, BPDQ_TRANSFORM_SILU_GATE,
+                        false, true, false, false, 0,   0,         activations};
+    linear_case head = {kind,  {1003}, 256,  4,    64, BPDQ_BF16, tokens,     tokens + 2, BPDQ_TRANSFORM_RMS_NORM,
+                        false, false,  true, true, 0,  0,         activations};
+    run_linear(s, &qkv, 9000 + (uint64_t)index);
+    run_linear(s, &part, 9100 + (uint64_t)index);
+    run_linear(s, &down, 9200 + (uint64_t)index);
+    run_linear(s, &head, 9300 + (uint64_t)index);
+  }
+}
+
+/* Real shapes: long K, many rows, and a batch that fills a prefill tile. */
+static void large_shapes(suite *s) {
+  suite_section(s, "linear: large");
+  for (int a = 0; a < 3; a++) {
+    linear_case wide = {
+        BPDQ_WEIGHT_PLANES, {1024, 128, 128}, 1536, 2, 128, BPDQ_BF16, 1, 1, BPDQ_TRANSFORM_RMS_NORM, true, false, false, false, 0, 0,
+        all_activations[a]};
+    linear_case deep = {BPDQ_WEIGHT_PLANES,       {512}, 4864 + 32, 2,     256,   BPDQ_BF16, 1, 1,
+                        BPDQ_TRANSFORM_SILU_GATE, false, true,      false, false, 0,         0, all_activations[a]};
+    run_linear(s, &wide, 9400);
+    run_linear(s, &deep, 9401);
+    if (s->quick) continue;
+    wide.tokens = wide.max_tokens = 200;
+    run_linear(s, &wide, 9402);
+    deep.tokens = deep.max_tokens = 130;
+    run_linear(s, &deep, 9403);
+    wide.kind = deep.kind = BPDQ_WEIGHT_DENSE;
+    run_linear(s, &wide, 9404);
+    run_linear(s, &deep, 9405);
+  }
+}
+
+static void transforms(suite *s) {
+  suite_section(s, "transform");
+  for (int kind = BPDQ_TRANSFORM_NONE; kind <= BPDQ_TRANSFORM_SILU_GATE; kind++)
+    for (int64_t width = 33; width <= 1100; width += 533) {
+      char name[100];
+      snprintf(name, sizeof name, "transform %d K=%lld", kind, (long long)width);
+      if (!suite_wants(s, name)) continue;
+      oracle_random random = {(uint64_t)(width + kind)};
+      int64_t input_width = kind == BPDQ_TRANSFORM_SILU_GATE ? 2 * width : width, tokens = 5;
+      float *input = malloc((size_t)(tokens * input_width) * 4), *norm = malloc((size_t)width * 4),
+            *output = malloc((size_t)(tokens * width) * 4);
+      double *expected = malloc((size_t)(tokens * width) * sizeof *expected);
+      for (int64_t i = 0; i < tokens * input_width; i++) input[i] = (float)(4 * oracle_uniform(&random));
+      for (int64_t i = 0; i < width; i++) norm[i] = (float)oracle_uniform(&random);
+      bpdq_weight *norm_weight = kind == BPDQ_TRANSFORM_RMS_NORM ? suite_vector(s, name, norm, width) : NULL;
+      bpdq_transform transform = {(bpdq_transform_kind)kind, norm_weight, 1e-6f};
+      for (int64_t t = 0; t < tokens; t++) oracle_transform(&transform, norm, input + t * input_width, width, expected + t * width);
+      bpdq_op op = {.kind = BPDQ_OP_TRANSFORM, .name = "test.transform", .transform = {0, 1, transform, width}};
+      bpdq_tensor_desc tensors[2] = {{BPDQ_TENSOR_F32, tokens, input_width, 0, 0}, {BPDQ_TENSOR_F32, tokens, width, 0, 0}};
+      const float *images[2] = {input, NULL};
+      bpdq_program program = {&op, 1, tokens, BPDQ_ACTIVATIONS_F32};
+      suite_run run;
+      bpdq_error error;
+      if (suite_start(s, name, tensors, images, 2, &program, &run)) {
+        suite_scalars scalars;
+        suite_scalars_fill(&scalars, tokens, 0, 0);
+        if (suite_ok(s, name, s->backend->run(run.executable, &scalars.run, &error), &error) &&
+            suite_ok(s, name, s->backend->tensor_read(run.state, 1, 0, tokens * width, output, &error), &error))
+          suite_compare(s, name, output, expected, tokens * width, 1e-5);
+        suite_stop(s, &run);
+      }
+      s->backend->weight_destroy(s->backend, norm_weight);
+      free(input);
+      free(norm);
+      free(output);
+      free(expected);
+    }
+}
+
+/* A NaN among the coefficients is refused with the weight's name. */
+static void bad_coefficients(suite *s) {
+  suite_section(s, "linear: bad weights");
+  oracle_random random = {42};
+  oracle_matrix m = oracle_planes(&random, 48, 128, 2, 64, BPDQ_F32);
+  memcpy((char *)m.coefficients + 4 * 133, "\x00\x00\xc0\x7f", 4);
+  bpdq_weight_part part = {48, m.data, BPDQ_I32, m.coefficients, BPDQ_F32};
+  bpdq_weight_desc desc = {BPDQ_WEIGHT_PLANES, "layers.9.bad", 128, 2, 64, &part, 1, false, false};
+  bpdq_weight *weight = NULL;
+  bpdq_error error = {0};
+  bpdq_status status = s->backend->weight_create(s->backend, &desc, &weight, &error);
+  suite_true(s, "NaN coefficient", status == BPDQ_ERROR_FORMAT && !weight && strstr(error.message, "layers.9.bad"),
+             "was not refused with the weight's name");
+  oracle_matrix_free(&m);
+}
+
+void suite_linear(suite *s) {
+  transforms(s);
+  sweep_formats(s);
+  sweep_shapes(s);
+  model_like(s);
+  large_shapes(s);
+  bad_coefficients(s);
+}
