@@ -52,8 +52,8 @@ static bpdq_status open_regular(const char *path, int *descriptor, uint64_t *siz
 
 bpdq_status bpdq_map_file(const char *path, bpdq_mapping *mapping, bpdq_error *error) {
   *mapping = (bpdq_mapping){0};
-  int fd;
-  uint64_t size;
+  int fd = -1;
+  uint64_t size = 0;
   BPDQ_TRY(open_regular(path, &fd, &size, error));
   if (size > SIZE_MAX) {
     close(fd);
@@ -112,8 +112,8 @@ static ssize_t read_fully(int fd, char *data, size_t capacity) {
 bpdq_status bpdq_read_file(const char *path, uint64_t limit, char **data, size_t *size, bpdq_error *error) {
   *data = NULL;
   *size = 0;
-  int fd;
-  uint64_t bytes;
+  int fd = -1;
+  uint64_t bytes = 0;
   BPDQ_TRY(open_regular(path, &fd, &bytes, error));
   if (bytes > limit || bytes >= SIZE_MAX) {
     close(fd);

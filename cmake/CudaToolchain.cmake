@@ -1,0 +1,58 @@
+# Finds the CUDA compiler and the architectures to build for, or says in one line that the backend is left out.
+#   BPDQ_CUDA_FOUND          nvcc is there and works; the language CUDA is enabled
+#   BPDQ_CUDA_ARCHITECTURES  what to build for, in CMake's notation; empty: the GPU in this machine, else 86, whose PTX every newer card
+#                            translates
+include_guard(GLOBAL)
+
+set(BPDQ_CUDA_ARCHITECTURES "" CACHE STRING "CUDA architectures (empty: the GPU in this machine, else 86)")
+set(BPDQ_CUDA_FOUND OFF)
+
+include(CheckLanguage)
+if(NOT CMAKE_CUDA_COMPILER)
+  find_program(nvcc nvcc PATHS /usr/local/cuda/bin /opt/cuda/bin)
+  mark_as_advanced(nvcc)
+  if(nvcc)
+    set(CMAKE_CUDA_COMPILER ${nvcc})
+  endif()
+endif()
+
+function(bpdq_native_architectures result)
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader OUTPUT_VARIABLE capabilities ERROR_QUIET
+                  RESULT_VARIABLE status OUTPUT_STRIP_TRAILING_WHITESPACE)
+  set(found)
+  if(status EQUAL 0)
+    string(REPLACE "\n" ";" capabilities "${capabilities}")
+    foreach(capability ${capabilities})
+      if(capability MATCHES "^[0-9]+\\.[0-9]+$")
+        string(REPLACE "." "" architecture ${capability})
+        list(APPEND found ${architecture})
+      endif()
+    endforeach()
+    list(REMOVE_DUPLICATES found)
+  endif()
+  set(${result} "${found}" PARENT_SCOPE)
+endfunction()
+
+check_language(CUDA)
+if(CMAKE_CUDA_COMPILER)
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES ${BPDQ_CUDA_ARCHITECTURES})
+    if(NOT CMAKE_CUDA_ARCHITECTURES)
+      bpdq_native_architectures(CMAKE_CUDA_ARCHITECTURES)
+    endif()
+    if(NOT CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 86)
+    endif()
+  endif()
+  enable_language(CUDA)
+  # Blackwell's sm_120 came with CUDA 12.8; before that the newest card gets its code from PTX.
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
+    list(FILTER CMAKE_CUDA_ARCHITECTURES EXCLUDE REGEX "^1[0-9][0-9]")
+    list(TRANSFORM CMAKE_CUDA_ARCHITECTURES REPLACE "^90-real$" "90")
+  endif()
+  find_package(CUDAToolkit REQUIRED)
+  set(BPDQ_CUDA_FOUND ON)
+  message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} ${CMAKE_CUDA_COMPILER_VERSION}, architectures ${CMAKE_CUDA_ARCHITECTURES}")
+else()
+  message(STATUS "CUDA: left out, because no working nvcc was found")
+endif()
