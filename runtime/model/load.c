@@ -72,14 +72,12 @@ static bpdq_status load_piece(loader *l, const bpdq_linear_source *const *source
   bpdq_backend *backend = l->model->backend;
   bpdq_weight_part parts[3], biases[3];
   bool any_bias = false;
-  int64_t rows = 0;
   for (int i = first; i < last; i++) {
     const bpdq_linear_source *source = sources[i];
     parts[i - first] = part_of(source);
     biases[i - first] = source->bias ? (bpdq_weight_part){source->rows, source->bias->data, dtype_of(source->bias), NULL, BPDQ_F32}
                                      : (bpdq_weight_part){source->rows, l->zeros, BPDQ_F32, NULL, BPDQ_F32};
     any_bias |= source->bias != NULL;
-    rows += source->rows;
     count_source(l->model, source);
   }
   const bpdq_linear_source *source = sources[first];
