@@ -22,6 +22,7 @@ typedef struct bpdq_rope_config {
 /* One entry of quantization_config.dynamic: a regular expression on module names to settings. */
 typedef struct bpdq_dynamic_rule {
   char *pattern; /* without the "+:" or "-:" prefix */
+  void *code;    /* the pattern compiled (pcre2_code), for bpdq_config_module */
   bool dense;    /* "-:" prefix: matching modules stay dense */
   int planes;    /* 0: not overridden */
   int group;     /* 0: not overridden */
