@@ -67,3 +67,13 @@ function(bpdq_add_script_test script)
   add_test(NAME ${kind}.${name} COMMAND ${interpreter} ${script} $<TARGET_FILE:bpdq-cli>)
   set_tests_properties(${kind}.${name} PROPERTIES LABELS ${kind} TIMEOUT 900 ENVIRONMENT "${BPDQ_TEST_ENVIRONMENT}")
 endfunction()
+
+# The installed library, used from outside: tests/consumer.
+function(bpdq_add_consumer_test)
+  set(flags)
+  if(BPDQ_SANITIZE)
+    set(flags -fsanitize=address,undefined)
+  endif()
+  add_test(NAME install.consumer COMMAND bash ${PROJECT_SOURCE_DIR}/tests/consumer/check.sh ${CMAKE_BINARY_DIR} ${CMAKE_C_COMPILER})
+  set_tests_properties(install.consumer PROPERTIES LABELS install TIMEOUT 300 ENVIRONMENT "${BPDQ_TEST_ENVIRONMENT};CONSUMER_FLAGS=${flags}")
+endfunction()
