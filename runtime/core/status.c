@@ -11,7 +11,7 @@ static void make_one_line(char *text) {
   }
 }
 
-bpdq_status bpdq_fail(bpdq_error *error, bpdq_status status, const char *format, ...) {
+bpdq_status(bpdq_fail)(bpdq_error *error, bpdq_status status, const char *format, ...) {
   if (!error) return status;
   error->status = status;
   va_list arguments;
