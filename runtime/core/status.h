@@ -8,9 +8,13 @@
  * control characters become '?', so that a hostile file name or tensor name cannot forge log lines. */
 bpdq_status bpdq_fail(bpdq_error *error, bpdq_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-/* The value of the expression is spelt out, so that compilers and analysers, which do not see into the function, know that a failure
- * is not BPDQ_OK and that results need not be set after one. `status` is evaluated twice. */
-#define bpdq_fail(error, status, ...) (bpdq_fail((error), (status), __VA_ARGS__), (status))
+/* The result is spelt out here, so that compilers and analysers, which do not see into the function, know that a failure is not
+ * BPDQ_OK and that results need not be set after one. `status` is evaluated twice. */
+static inline bpdq_status bpdq_known_status(bpdq_status returned, bpdq_status status) {
+  (void)returned;
+  return status;
+}
+#define bpdq_fail(error, status, ...) bpdq_known_status(bpdq_fail((error), (status), __VA_ARGS__), (status))
 
 /* Puts "prefix: " before the message in *error, for callers that know the file or tensor. Returns error's status. */
 bpdq_status bpdq_fail_context(bpdq_error *error, bpdq_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
