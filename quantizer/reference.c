@@ -1,0 +1,10 @@
+/* The published BPDQ algorithm (arXiv 2602.04163; spec section 3): one start, one iterate for all rows of a group, coefficients rounded
+ * at the very end. */
+#include "method.h"
+
+static bpdq_status run(bpdq_algebra *algebra, bpdq_work *work, const bpdq_quantize_options *options, bpdq_error *error) {
+  bpdq_walk_options walk = {.starts = BPDQ_START_MSB, .iterations = options->iterations, .alpha = options->alpha};
+  return algebra->walk(algebra, work, &walk, error);
+}
+
+const bpdq_method bpdq_method_reference = {.calibrated = true, .factor = true, .reference_dead = true, .run = run};
