@@ -229,6 +229,26 @@ BPDQ_API bpdq_status bpdq_evaluate_batch(bpdq_session *session, const int32_t *t
 /* Copies the logits of the last evaluated token (of sequence `sequence`): f32 [vocab_size]. */
 BPDQ_API bpdq_status bpdq_get_logits(bpdq_session *session, int sequence, float *logits, bpdq_error *error);
 
+/* ---- benchmarks of single operations ------------------------------------------------------------------ */
+
+typedef struct bpdq_op_timing {
+  char name[64];         /* "gate_up", "attention" ... */
+  int64_t rows, columns; /* N, K of a linear; cached positions, kv width of attention */
+  int planes, group;     /* 0 where the weight is dense or there is none */
+  int64_t tokens;        /* rows of activations per run */
+  double seconds;        /* median of one operation, launch or dispatch included */
+  uint64_t bytes;        /* that it reads from device memory: weights, cache, logits */
+} bpdq_op_timing;
+
+/* Return false to stop. */
+typedef bool (*bpdq_op_timing_callback)(void *user, const bpdq_op_timing *timing);
+
+/* Times every operation of the decoder of a named shape (see bpdq_model_random) on random weights, `tokens` rows a run, attention behind
+ * `depth` cached tokens. *device and *bandwidth (bytes/s of a plain read, same run) are set before the first callback. */
+BPDQ_API bpdq_status bpdq_benchmark_ops(const char *shape, int planes, int group, int64_t tokens, int64_t depth,
+                                        const bpdq_model_options *options, bpdq_op_timing_callback callback, void *user,
+                                        bpdq_device_info *device, double *bandwidth, bpdq_error *error);
+
 /* ---- sampling and generation ------------------------------------------------------------------------- */
 
 typedef struct bpdq_sampling {
