@@ -97,7 +97,11 @@ static bpdq_status check_planes(locator *at, bpdq_linear_source *linear) {
     snprintf(problem, sizeof problem, "must have %lld coefficients per group, one more than B has planes", (long long)planes + 1);
     return fail_tensor(at, coefficients, problem);
   }
-  if (groups < 1 || words < 1 || words > linear->columns + MAX_GROUP || words * 32 % groups != 0)
+  if (words < 1 || words > linear->columns + MAX_GROUP) {
+    snprintf(problem, sizeof problem, "does not hold the %lld columns that config.json asks for", (long long)linear->columns);
+    return fail_tensor(at, bits, problem);
+  }
+  if (groups < 1 || words * 32 % groups != 0)
     return fail_tensor(at, coefficients, "has a number of groups that does not divide the columns of B");
   int64_t group = words * 32 / groups;
   if (group % 32 != 0 || group < MIN_GROUP || group > MAX_GROUP) {
