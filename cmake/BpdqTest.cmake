@@ -64,7 +64,7 @@ function(bpdq_add_script_test script)
   if(extension STREQUAL ".py")
     set(interpreter ${BPDQ_PYTHON})
   endif()
-  add_test(NAME ${kind}.${name} COMMAND ${interpreter} ${script} $<TARGET_FILE:bpdq-cli>)
+  add_test(NAME ${kind}.${name} COMMAND ${interpreter} ${script} ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/bpdq)
   set_tests_properties(${kind}.${name} PROPERTIES LABELS ${kind} TIMEOUT 900 ENVIRONMENT "${BPDQ_TEST_ENVIRONMENT}")
 endfunction()
 
