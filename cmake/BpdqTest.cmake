@@ -33,6 +33,8 @@ function(bpdq_add_operation_suite)
   endforeach()
 endfunction()
 
+add_custom_target(fuzz-targets)
+
 # Without libFuzzer the same function is linked with a small main that replays the corpus: a regression test in every build.
 function(bpdq_add_fuzz_target source)
   get_filename_component(name ${source} NAME_WE)
@@ -51,6 +53,7 @@ function(bpdq_add_fuzz_target source)
     add_test(NAME fuzz.${name} COMMAND ${target} ${corpus})
   endif()
   bpdq_test_defaults(${target})
+  add_dependencies(fuzz-targets ${target})
   set_tests_properties(fuzz.${name} PROPERTIES LABELS fuzz TIMEOUT 600 ENVIRONMENT "${BPDQ_TEST_ENVIRONMENT}")
 endfunction()
 

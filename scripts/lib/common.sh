@@ -3,7 +3,7 @@
 set -euo pipefail
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-build=${BPDQ_BUILD:-$project/build}
+build=$project/build
 
 say() { printf '%s\n' "$*" >&2; }
 fail() {
