@@ -20,10 +20,13 @@ static void write_file(const char *name, const void *data, size_t size) {
 
 static void prepare(void) {
   const char shard[] =
-      "\x37\0\0\0\0\0\0\0"
+      "\x36\0\0\0\0\0\0\0"
       "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}} x";
   if (!mkdtemp(folder) || atexit(remove_folder) != 0) abort();
   write_file("a.safetensors", shard, sizeof shard - 1);
+  bpdq_safetensors *files;
+  if (bpdq_safetensors_open_folder(folder, &files, NULL) != BPDQ_OK) abort();
+  bpdq_safetensors_close(files);
 }
 
 /* Touches what a reader would: every accepted tensor must lie inside its file. */
