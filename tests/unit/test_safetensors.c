@@ -16,9 +16,9 @@
 /* Header text and `data_bytes` zero bytes behind it, as a file. */
 static void write_safetensors_text(const char *name, const char *header, size_t data_bytes) {
   size_t length = strlen(header);
-  uint8_t *bytes = test_calloc(8 + length + data_bytes, 1);
+  uint8_t *bytes = test_calloc(8 + length + data_bytes + 1, 1);
   for (int i = 0; i < 8; i++) bytes[i] = (uint8_t)(length >> (8 * i));
-  memcpy(bytes + 8, header, length);
+  memcpy(bytes + 8, header, length + 1);
   scratch_write(name, bytes, 8 + length + data_bytes);
   test_free(bytes);
 }
