@@ -29,7 +29,7 @@ static bool is_class_of(const architecture_defaults *architecture, const char *n
 
 static bpdq_status read_architecture(const json_t *root, bpdq_config *config, bpdq_error *error) {
   const char *type = NULL;
-  BPDQ_TRY(bpdq_json_string(root, "model_type", &type, error));
+  BPDQ_TRY(bpdq_json_get_string(root, "model_type", &type, error));
   const json_t *classes = bpdq_json_member(root, "architectures");
   const char *class_name = json_string_value(json_array_get(classes, 0));
   if (!type && !class_name) return bpdq_fail(error, BPDQ_ERROR_FORMAT, "has neither model_type nor architectures");
@@ -48,7 +48,7 @@ static bpdq_status read_architecture(const json_t *root, bpdq_config *config, bp
 
 static bpdq_status read_required_size(const json_t *root, const char *key, int64_t maximum, int64_t *value, bpdq_error *error) {
   if (!bpdq_json_member(root, key)) return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s is missing", key);
-  return bpdq_json_integer(root, key, 1, maximum, value, error);
+  return bpdq_json_get_integer(root, key, 1, maximum, value, error);
 }
 
 static bpdq_status read_heads(const json_t *root, bpdq_config *config, bpdq_error *error) {
@@ -56,13 +56,13 @@ static bpdq_status read_heads(const json_t *root, bpdq_config *config, bpdq_erro
   BPDQ_TRY(read_required_size(root, "num_attention_heads", 4096, &config->heads, error));
   bool null_kv_heads = json_is_null(json_object_get(root, "num_key_value_heads"));
   config->kv_heads = defaults->kv_heads && !null_kv_heads ? defaults->kv_heads : config->heads;
-  BPDQ_TRY(bpdq_json_integer(root, "num_key_value_heads", 1, 4096, &config->kv_heads, error));
+  BPDQ_TRY(bpdq_json_get_integer(root, "num_key_value_heads", 1, 4096, &config->kv_heads, error));
   if (config->heads % config->kv_heads != 0)
     return bpdq_fail(error, BPDQ_ERROR_FORMAT, "num_attention_heads %lld is not a multiple of num_key_value_heads %lld",
                      (long long)config->heads, (long long)config->kv_heads);
   if (defaults->head_dim || bpdq_json_member(root, "head_dim")) {
     config->head_dim = defaults->head_dim;
-    BPDQ_TRY(bpdq_json_integer(root, "head_dim", 2, 1024, &config->head_dim, error));
+    BPDQ_TRY(bpdq_json_get_integer(root, "head_dim", 2, 1024, &config->head_dim, error));
   } else {
     config->head_dim = config->hidden_size / config->heads;
     if (config->hidden_size % config->heads != 0)
@@ -81,31 +81,31 @@ static bpdq_status read_sizes(const json_t *root, bpdq_config *config, bpdq_erro
   BPDQ_TRY(read_required_size(root, "intermediate_size", 1 << 22, &config->intermediate_size, error));
   BPDQ_TRY(read_required_size(root, "num_hidden_layers", 4096, &config->layers, error));
   config->context_length = architectures[config->architecture].context_length;
-  BPDQ_TRY(bpdq_json_integer(root, "max_position_embeddings", 1, INT32_MAX, &config->context_length, error));
+  BPDQ_TRY(bpdq_json_get_integer(root, "max_position_embeddings", 1, INT32_MAX, &config->context_length, error));
   config->norm_epsilon = 1e-6;
-  BPDQ_TRY(bpdq_json_number(root, "rms_norm_eps", 1e-30, 1, &config->norm_epsilon, error));
+  BPDQ_TRY(bpdq_json_get_number(root, "rms_norm_eps", 1e-30, 1, &config->norm_epsilon, error));
   return read_heads(root, config, error);
 }
 
 static bpdq_status read_variants(const json_t *root, bpdq_config *config, bpdq_error *error) {
   const char *activation = "silu";
-  BPDQ_TRY(bpdq_json_string(root, "hidden_act", &activation, error));
+  BPDQ_TRY(bpdq_json_get_string(root, "hidden_act", &activation, error));
   if (strcmp(activation, "silu") != 0)
     return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "hidden_act '%.64s' is not supported (silu is)", activation);
-  BPDQ_TRY(bpdq_json_bool(root, "tie_word_embeddings", &config->tied_head, error));
+  BPDQ_TRY(bpdq_json_get_bool(root, "tie_word_embeddings", &config->tied_head, error));
 
   /* Mistral has no biases and Qwen2 has them on q, k and v, whatever the keys say. */
   bool attention_bias = false;
   if (config->architecture == BPDQ_LLAMA || config->architecture == BPDQ_QWEN3)
-    BPDQ_TRY(bpdq_json_bool(root, "attention_bias", &attention_bias, error));
+    BPDQ_TRY(bpdq_json_get_bool(root, "attention_bias", &attention_bias, error));
   config->attention_bias = attention_bias || config->architecture == BPDQ_QWEN2;
   config->output_bias = attention_bias;
-  if (config->architecture == BPDQ_LLAMA) BPDQ_TRY(bpdq_json_bool(root, "mlp_bias", &config->mlp_bias, error));
+  if (config->architecture == BPDQ_LLAMA) BPDQ_TRY(bpdq_json_get_bool(root, "mlp_bias", &config->mlp_bias, error));
   config->qk_norm = config->architecture == BPDQ_QWEN3;
 
   const char *dtype = "";
-  BPDQ_TRY(bpdq_json_string(root, "torch_dtype", &dtype, error));
-  BPDQ_TRY(bpdq_json_string(root, "dtype", &dtype, error));
+  BPDQ_TRY(bpdq_json_get_string(root, "torch_dtype", &dtype, error));
+  BPDQ_TRY(bpdq_json_get_string(root, "dtype", &dtype, error));
   snprintf(config->dtype, sizeof config->dtype, "%s", dtype);
   return BPDQ_OK;
 }

@@ -17,8 +17,8 @@ static bpdq_status read_planes(const json_t *object, int *planes, bpdq_error *er
   const json_t *places[] = {object, bpdq_json_member(object, "bpdq"), bpdq_json_member(bpdq_json_member(object, "meta"), "bpdq")};
   int64_t value = *planes;
   for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-    BPDQ_TRY(bpdq_json_integer(places[i], "planes", 1, 8, &value, error));
-    BPDQ_TRY(bpdq_json_integer(places[i], "msbits", 1, 8, &value, error));
+    BPDQ_TRY(bpdq_json_get_integer(places[i], "planes", 1, 8, &value, error));
+    BPDQ_TRY(bpdq_json_get_integer(places[i], "msbits", 1, 8, &value, error));
   }
   *planes = (int)value;
   return BPDQ_OK;
@@ -26,7 +26,7 @@ static bpdq_status read_planes(const json_t *object, int *planes, bpdq_error *er
 
 static bpdq_status read_small_integer(const json_t *object, const char *key, int minimum, int maximum, int *value, bpdq_error *error) {
   int64_t wide = *value;
-  BPDQ_TRY(bpdq_json_integer(object, key, minimum, maximum, &wide, error));
+  BPDQ_TRY(bpdq_json_get_integer(object, key, minimum, maximum, &wide, error));
   *value = (int)wide;
   return BPDQ_OK;
 }
@@ -79,7 +79,7 @@ static bpdq_status read_rules(const json_t *object, bpdq_quantization_config *qu
 
 static bpdq_status check_name(const json_t *object, const char *key, const char *expected, bool *found, bpdq_error *error) {
   const char *value = NULL;
-  BPDQ_TRY(bpdq_json_string(object, key, &value, error));
+  BPDQ_TRY(bpdq_json_get_string(object, key, &value, error));
   if (!value) return BPDQ_OK;
   if (strcmp(value, expected) != 0)
     return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "%s '%.64s' is not supported (%s is)", key, value, expected);
@@ -95,7 +95,7 @@ static bpdq_status check_supported(const json_t *object, bpdq_error *error) {
   BPDQ_TRY(check_name(object, "format", "bpdq", &named, error));
   if (!named) return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "quantization_config has no quant_method; bpdq is supported");
   BPDQ_TRY(check_name(object, "pack_dtype", "int32", &packed, error));
-  BPDQ_TRY(bpdq_json_bool(object, "desc_act", &by_activation, error));
+  BPDQ_TRY(bpdq_json_get_bool(object, "desc_act", &by_activation, error));
   if (by_activation) return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "desc_act true is not supported: columns must be in natural order");
   const json_t *rotation = bpdq_json_member(object, "rotation");
   if (rotation) {
@@ -112,10 +112,10 @@ static bpdq_status read_settings(const json_t *object, bpdq_quantization_config 
   BPDQ_TRY(read_planes(object, &quantization->planes, error));
   BPDQ_TRY(read_small_integer(object, "group_size", 1, 65536, &quantization->group, error));
   BPDQ_TRY(read_small_integer(object, "bits", 1, 16, &quantization->bits, error));
-  BPDQ_TRY(bpdq_json_bool(object, "lm_head", &quantization->lm_head, error));
+  BPDQ_TRY(bpdq_json_get_bool(object, "lm_head", &quantization->lm_head, error));
   const json_t *details = bpdq_json_member(bpdq_json_member(object, "meta"), "bpdq");
   BPDQ_TRY(read_small_integer(details, "n_iters", 0, 1000000, &quantization->iterations, error));
-  BPDQ_TRY(bpdq_json_number(details, "alpha", 0, 1e9, &quantization->alpha, error));
+  BPDQ_TRY(bpdq_json_get_number(details, "alpha", 0, 1e9, &quantization->alpha, error));
   return read_rules(object, quantization, error);
 }
 

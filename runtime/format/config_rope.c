@@ -26,8 +26,8 @@ static bpdq_status read_kind(const json_t *settings, bpdq_rope_kind *kind, bpdq_
   static const char *const names[] = {
       [BPDQ_ROPE_DEFAULT] = "default", [BPDQ_ROPE_LINEAR] = "linear", [BPDQ_ROPE_LLAMA3] = "llama3", [BPDQ_ROPE_YARN] = "yarn"};
   const char *name = NULL;
-  BPDQ_TRY(bpdq_json_string(settings, "type", &name, error));
-  BPDQ_TRY(bpdq_json_string(settings, "rope_type", &name, error));
+  BPDQ_TRY(bpdq_json_get_string(settings, "type", &name, error));
+  BPDQ_TRY(bpdq_json_get_string(settings, "rope_type", &name, error));
   if (!name) {
     if (bpdq_json_member(settings, "factor"))
       return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "RoPE settings have a factor but no rope_type; add one");
@@ -43,8 +43,8 @@ static bpdq_status read_kind(const json_t *settings, bpdq_rope_kind *kind, bpdq_
 
 static bpdq_status check_whole_head_rotates(const json_t *root, const json_t *settings, bpdq_error *error) {
   double part = 1;
-  BPDQ_TRY(bpdq_json_number(root, "partial_rotary_factor", 0, 1, &part, error));
-  BPDQ_TRY(bpdq_json_number(settings, "partial_rotary_factor", 0, 1, &part, error));
+  BPDQ_TRY(bpdq_json_get_number(root, "partial_rotary_factor", 0, 1, &part, error));
+  BPDQ_TRY(bpdq_json_get_number(settings, "partial_rotary_factor", 0, 1, &part, error));
   if (part != 1) return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "partial_rotary_factor %g is not supported (1 is)", part);
   if (bpdq_json_member(settings, "mrope_section"))
     return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "multimodal RoPE (mrope_section) is not supported");
@@ -53,15 +53,15 @@ static bpdq_status check_whole_head_rotates(const json_t *root, const json_t *se
 
 static bpdq_status read_required_factor(const json_t *settings, const char *key, double *value, bpdq_error *error) {
   if (!bpdq_json_member(settings, key)) return bpdq_fail(error, BPDQ_ERROR_FORMAT, "RoPE settings lack %s", key);
-  return bpdq_json_number(settings, key, MIN_FACTOR, MAX_FACTOR, value, error);
+  return bpdq_json_get_number(settings, key, MIN_FACTOR, MAX_FACTOR, value, error);
 }
 
 /* A top-level value comes before one in the RoPE settings, and the context length stands in where there is neither. */
 static bpdq_status read_original_context(const json_t *root, const json_t *settings, const bpdq_config *config, double *value,
                                          bpdq_error *error) {
   int64_t context = config->context_length;
-  BPDQ_TRY(bpdq_json_integer(settings, "original_max_position_embeddings", 1, INT32_MAX, &context, error));
-  BPDQ_TRY(bpdq_json_integer(root, "original_max_position_embeddings", 1, INT32_MAX, &context, error));
+  BPDQ_TRY(bpdq_json_get_integer(settings, "original_max_position_embeddings", 1, INT32_MAX, &context, error));
+  BPDQ_TRY(bpdq_json_get_integer(root, "original_max_position_embeddings", 1, INT32_MAX, &context, error));
   *value = (double)context;
   return BPDQ_OK;
 }
@@ -79,13 +79,13 @@ static bpdq_status read_llama3(const json_t *settings, bpdq_rope_config *rope, b
 static bpdq_status read_yarn(const json_t *settings, int64_t context, bpdq_rope_config *rope, bpdq_error *error) {
   rope->factor = (double)context / rope->original_context;
   rope->truncate = true;
-  BPDQ_TRY(bpdq_json_number(settings, "factor", MIN_FACTOR, MAX_FACTOR, &rope->factor, error));
-  BPDQ_TRY(bpdq_json_number(settings, "attention_factor", MIN_FACTOR, MAX_FACTOR, &rope->attention_factor, error));
-  BPDQ_TRY(bpdq_json_number(settings, "mscale", 0, MAX_FACTOR, &rope->mscale, error));
-  BPDQ_TRY(bpdq_json_number(settings, "mscale_all_dim", 0, MAX_FACTOR, &rope->mscale_all_dim, error));
-  BPDQ_TRY(bpdq_json_number(settings, "beta_fast", 0, MAX_FACTOR, &rope->beta_fast, error));
-  BPDQ_TRY(bpdq_json_number(settings, "beta_slow", 0, MAX_FACTOR, &rope->beta_slow, error));
-  BPDQ_TRY(bpdq_json_bool(settings, "truncate", &rope->truncate, error));
+  BPDQ_TRY(bpdq_json_get_number(settings, "factor", MIN_FACTOR, MAX_FACTOR, &rope->factor, error));
+  BPDQ_TRY(bpdq_json_get_number(settings, "attention_factor", MIN_FACTOR, MAX_FACTOR, &rope->attention_factor, error));
+  BPDQ_TRY(bpdq_json_get_number(settings, "mscale", 0, MAX_FACTOR, &rope->mscale, error));
+  BPDQ_TRY(bpdq_json_get_number(settings, "mscale_all_dim", 0, MAX_FACTOR, &rope->mscale_all_dim, error));
+  BPDQ_TRY(bpdq_json_get_number(settings, "beta_fast", 0, MAX_FACTOR, &rope->beta_fast, error));
+  BPDQ_TRY(bpdq_json_get_number(settings, "beta_slow", 0, MAX_FACTOR, &rope->beta_slow, error));
+  BPDQ_TRY(bpdq_json_get_bool(settings, "truncate", &rope->truncate, error));
   if (rope->beta_fast == 0) rope->beta_fast = 32; /* 0 means absent, in transformers too */
   if (rope->beta_slow == 0) rope->beta_slow = 1;
   return BPDQ_OK;
@@ -98,8 +98,8 @@ bpdq_status bpdq_config_read_rope(const json_t *root, bpdq_config *config, bpdq_
   BPDQ_TRY(find_settings(root, &settings, error));
   BPDQ_TRY(read_kind(settings, &rope->kind, error));
   BPDQ_TRY(check_whole_head_rotates(root, settings, error));
-  BPDQ_TRY(bpdq_json_number(root, "rope_theta", 1.01, 1e15, &rope->theta, error));
-  BPDQ_TRY(bpdq_json_number(settings, "rope_theta", 1.01, 1e15, &rope->theta, error));
+  BPDQ_TRY(bpdq_json_get_number(root, "rope_theta", 1.01, 1e15, &rope->theta, error));
+  BPDQ_TRY(bpdq_json_get_number(settings, "rope_theta", 1.01, 1e15, &rope->theta, error));
   if (rope->kind == BPDQ_ROPE_DEFAULT) return BPDQ_OK;
   if (rope->kind == BPDQ_ROPE_LINEAR) return read_required_factor(settings, "factor", &rope->factor, error);
   BPDQ_TRY(read_original_context(root, settings, config, &rope->original_context, error));
@@ -124,7 +124,7 @@ static bpdq_status check_layer_types(const json_t *root, bool *given, bpdq_error
 /* Both the Mistral and the Qwen configurations mean 4096 by an absent sliding_window; null switches it off. */
 static bpdq_status read_window(const json_t *root, int64_t *window, bpdq_error *error) {
   *window = json_is_null(json_object_get(root, "sliding_window")) ? INT64_MAX : 4096;
-  return bpdq_json_integer(root, "sliding_window", 1, INT64_MAX, window, error);
+  return bpdq_json_get_integer(root, "sliding_window", 1, INT64_MAX, window, error);
 }
 
 bpdq_status bpdq_config_check_windows(const json_t *root, const bpdq_config *config, bpdq_error *error) {
@@ -137,8 +137,8 @@ bpdq_status bpdq_config_check_windows(const json_t *root, const bpdq_config *con
   } else {
     bool slides = false;
     int64_t full_layers = 28;
-    BPDQ_TRY(bpdq_json_bool(root, "use_sliding_window", &slides, error));
-    BPDQ_TRY(bpdq_json_integer(root, "max_window_layers", 0, INT32_MAX, &full_layers, error));
+    BPDQ_TRY(bpdq_json_get_bool(root, "use_sliding_window", &slides, error));
+    BPDQ_TRY(bpdq_json_get_integer(root, "max_window_layers", 0, INT32_MAX, &full_layers, error));
     if (!slides || layer_types_given || full_layers >= config->layers) return BPDQ_OK;
     BPDQ_TRY(read_window(root, &window, error));
   }

@@ -2,28 +2,34 @@
 
 #include "core/platform.h"
 
+/* Upper bounds of what jansson 2.14 allocates on a 64-bit system for an object, an array and any other value with its key. */
+#define OBJECT_MEMORY 400
+#define ARRAY_MEMORY 150
+#define VALUE_MEMORY 120
+
 /* jansson recurses per nesting level and allocates per value, so both are bounded by a scan before it sees the text. */
 static bpdq_status check_limits(const char *text, size_t length, const char *name, bpdq_error *error) {
-  size_t depth = 0, values = 1;
+  size_t depth = 0;
+  uint64_t memory = length;
   bool in_string = false;
   for (size_t i = 0; i < length; i++) {
     char c = text[i];
     if (in_string) {
-      if (c == '\\') {
-        i++;
-      } else if (c == '"') {
-        in_string = false;
-      }
-      continue;
+      i += c == '\\'; /* an escaped character cannot end the string */
+      in_string = c != '"';
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '{' || c == '[') {
+      depth++;
+      memory += c == '{' ? OBJECT_MEMORY : ARRAY_MEMORY;
+    } else if (c == '}' || c == ']') {
+      depth -= depth > 0;
+    } else if (c == ',') {
+      memory += VALUE_MEMORY;
     }
-    if (c == '"') in_string = true;
-    if (c == '{' || c == '[') depth++;
-    if (c == '{' || c == '[' || c == ',') values++;
-    if ((c == '}' || c == ']') && depth > 0) depth--;
     if (depth > BPDQ_JSON_MAX_DEPTH)
       return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s: JSON nested more than %d deep", name, BPDQ_JSON_MAX_DEPTH);
-    if (values > BPDQ_JSON_MAX_VALUES)
-      return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s: JSON with more than %zu values", name, BPDQ_JSON_MAX_VALUES);
+    if (memory > BPDQ_JSON_MAX_MEMORY) return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s: JSON with too many values", name);
   }
   return BPDQ_OK;
 }
@@ -62,7 +68,8 @@ const json_t *bpdq_json_member(const json_t *object, const char *key) {
   return json_is_null(value) ? NULL : value;
 }
 
-bpdq_status bpdq_json_integer(const json_t *object, const char *key, int64_t minimum, int64_t maximum, int64_t *value, bpdq_error *error) {
+bpdq_status bpdq_json_get_integer(const json_t *object, const char *key, int64_t minimum, int64_t maximum, int64_t *value,
+                                  bpdq_error *error) {
   const json_t *member = bpdq_json_member(object, key);
   if (!member) return BPDQ_OK;
   if (!json_is_integer(member)) return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s is not an integer", key);
@@ -74,7 +81,7 @@ bpdq_status bpdq_json_integer(const json_t *object, const char *key, int64_t min
   return BPDQ_OK;
 }
 
-bpdq_status bpdq_json_number(const json_t *object, const char *key, double minimum, double maximum, double *value, bpdq_error *error) {
+bpdq_status bpdq_json_get_number(const json_t *object, const char *key, double minimum, double maximum, double *value, bpdq_error *error) {
   const json_t *member = bpdq_json_member(object, key);
   if (!member) return BPDQ_OK;
   if (!json_is_number(member)) return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s is not a number", key);
@@ -85,7 +92,7 @@ bpdq_status bpdq_json_number(const json_t *object, const char *key, double minim
   return BPDQ_OK;
 }
 
-bpdq_status bpdq_json_bool(const json_t *object, const char *key, bool *value, bpdq_error *error) {
+bpdq_status bpdq_json_get_bool(const json_t *object, const char *key, bool *value, bpdq_error *error) {
   const json_t *member = bpdq_json_member(object, key);
   if (!member) return BPDQ_OK;
   if (!json_is_boolean(member)) return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s is not true or false", key);
@@ -93,7 +100,7 @@ bpdq_status bpdq_json_bool(const json_t *object, const char *key, bool *value, b
   return BPDQ_OK;
 }
 
-bpdq_status bpdq_json_string(const json_t *object, const char *key, const char **value, bpdq_error *error) {
+bpdq_status bpdq_json_get_string(const json_t *object, const char *key, const char **value, bpdq_error *error) {
   const json_t *member = bpdq_json_member(object, key);
   if (!member) return BPDQ_OK;
   if (!json_is_string(member)) return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s is not a string", key);

@@ -6,10 +6,10 @@
 
 #include "core/status.h"
 
-/* Nesting and number of values that a text may have. A value costs jansson some 100 bytes of memory, a byte of hostile text otherwise
- * up to 50; the largest known tokenizer.json has 1.2 million values and nests seven deep. */
+/* Limits on a text: its nesting, and the memory that jansson may take for its values (a text of "{},{},..." costs 100 times its size).
+ * The largest known tokenizer.json nests seven deep and stays below 100 MiB. */
 #define BPDQ_JSON_MAX_DEPTH 64
-#define BPDQ_JSON_MAX_VALUES ((size_t)1 << 22)
+#define BPDQ_JSON_MAX_MEMORY ((uint64_t)384 << 20)
 
 /* Parses UTF-8 text whose root is an object. Duplicate keys, invalid UTF-8 and \u0000 are errors. `name` (a path) starts the messages.
  * On success the caller owns *root (json_decref). */
@@ -23,10 +23,11 @@ const json_t *bpdq_json_member(const json_t *object, const char *key);
 
 /* Each reads object[key] into *value. Where the key is absent or null, *value stays as it is and BPDQ_OK is returned; another JSON type,
  * or a number outside minimum..maximum, is BPDQ_ERROR_FORMAT naming the key. Integers must be written as integers. */
-bpdq_status bpdq_json_integer(const json_t *object, const char *key, int64_t minimum, int64_t maximum, int64_t *value, bpdq_error *error);
-bpdq_status bpdq_json_number(const json_t *object, const char *key, double minimum, double maximum, double *value, bpdq_error *error);
-bpdq_status bpdq_json_bool(const json_t *object, const char *key, bool *value, bpdq_error *error);
+bpdq_status bpdq_json_get_integer(const json_t *object, const char *key, int64_t minimum, int64_t maximum, int64_t *value,
+                                  bpdq_error *error);
+bpdq_status bpdq_json_get_number(const json_t *object, const char *key, double minimum, double maximum, double *value, bpdq_error *error);
+bpdq_status bpdq_json_get_bool(const json_t *object, const char *key, bool *value, bpdq_error *error);
 /* *value is borrowed from `object`. */
-bpdq_status bpdq_json_string(const json_t *object, const char *key, const char **value, bpdq_error *error);
+bpdq_status bpdq_json_get_string(const json_t *object, const char *key, const char **value, bpdq_error *error);
 
 #endif
