@@ -2,10 +2,10 @@
 
 #include "core/platform.h"
 
-/* Upper bounds of what jansson 2.14 allocates on a 64-bit system for an object, an array and any other value with its key. */
-#define OBJECT_MEMORY 400
-#define ARRAY_MEMORY 150
-#define VALUE_MEMORY 120
+/* What jansson 2.14 allocates on a 64-bit system for any value with its key, and more for an object or an array (measured, rounded up). */
+#define OBJECT_MEMORY 280
+#define ARRAY_MEMORY 100
+#define VALUE_MEMORY 180
 
 /* jansson recurses per nesting level and allocates per value, so both are bounded by a scan before it sees the text. */
 static bpdq_status check_limits(const char *text, size_t length, const char *name, bpdq_error *error) {
