@@ -251,7 +251,7 @@ static inline vf load_cached(const uint8_t *data, int64_t index, bpdq_kv_type ty
  * functions `count` queries from `base` are handled; count and type are constants where they are inlined. */
 static inline __attribute__((always_inline)) void block_scores(const cpu_queries *queries, int base, int count, const uint8_t *k,
                                                                bpdq_kv_type type, float (*scores)[CPU_BLOCK]) {
-  for (int first = 0; first < BLOCK_VECTORS; first += SCORE_VECTORS) {
+  UNROLL(8) for (int first = 0; first < BLOCK_VECTORS; first += SCORE_VECTORS) {
     vf sum[CPU_QUERIES][SCORE_VECTORS];
     UNROLL(4) for (int q = 0; q < count; q++) UNROLL(4) for (int v = 0; v < SCORE_VECTORS; v++) sum[q][v] = (vf){0};
     for (int64_t d = 0; d < queries->head_dim; d++) {
