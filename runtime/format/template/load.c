@@ -27,7 +27,7 @@ static bpdq_status template_text(const json_t *config, char **text, bpdq_error *
   for (size_t i = 0, count = json_array_size(value); i < count; i++) {
     const char *name = NULL;
     const json_t *entry = json_array_get(value, i);
-    BPDQ_TRY(bpdq_json_string(entry, "name", &name, error));
+    BPDQ_TRY(bpdq_json_get_string(entry, "name", &name, error));
     if (!name || strcmp(name, "default") != 0) continue;
     value = bpdq_json_member(entry, "template");
     break;
