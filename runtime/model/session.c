@@ -144,7 +144,7 @@ static int64_t bucket(const bpdq_session *session, int64_t tokens) {
 }
 
 static bpdq_status find_program(bpdq_session *session, int64_t tokens, model_head head, bpdq_executable **executable, bpdq_error *error) {
-  int64_t max_tokens = bucket(session, tokens);
+  int64_t max_tokens = head == HEAD_ALL ? session->sequences : bucket(session, tokens); /* the logits hold one row per sequence */
   int candidates = head == HEAD_NONE ? 0 : session->wanted_candidates;
   for (size_t i = 0; i < session->program_count; i++) {
     const session_program *program = &session->programs[i];
