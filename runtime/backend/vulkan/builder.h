@@ -1,0 +1,90 @@
+/* Turning operations into dispatches. ops_*.c append dispatches for one operation each; program.c orders, records and runs them. */
+#ifndef BPDQ_VULKAN_BUILDER_H
+#define BPDQ_VULKAN_BUILDER_H
+
+#include "backend/vulkan/vulkan.h"
+
+/* Memory of an executable that operations share one after the other. */
+typedef enum vulkan_scratch {
+  VULKAN_SCRATCH_RUN,          /* the scalars of the run (run.glsl), and the grids that depend on them */
+  VULKAN_SCRATCH_TRANSFORMED,  /* f32 [tokens, K]: an input after its transform */
+  VULKAN_SCRATCH_QUANTIZED,    /* an input as integers (quantize.comp) */
+  VULKAN_SCRATCH_SCALES,       /* their scales and sums per group */
+  VULKAN_SCRATCH_PARTIAL,      /* attention over a part of the context */
+  VULKAN_SCRATCH_CANDIDATES_A, /* top-k of parts of a row */
+  VULKAN_SCRATCH_CANDIDATES_B,
+  VULKAN_SCRATCH_STATISTICS, /* maximum and sum of exponentials of parts of a row */
+  VULKAN_SCRATCHES
+} vulkan_scratch;
+
+/* What a grid's extent is multiplied by when a program runs. */
+typedef enum vulkan_extent {
+  VULKAN_EXTENT_FIXED,
+  VULKAN_EXTENT_TOKENS, /* grid[axis] = ceil(tokens / per) */
+  VULKAN_EXTENT_SPLITS  /* grid[axis] = number of context parts of this run */
+} vulkan_extent;
+
+typedef struct vulkan_slot {
+  vulkan_binding memory; /* where `scratch` is negative */
+  int scratch;           /* vulkan_scratch, or -1 */
+  bool used, written;    /* written: the shader writes it (and may read it) */
+} vulkan_slot;
+
+typedef struct vulkan_dispatch {
+  const char *name; /* the operation's, for messages */
+  VkPipeline pipeline;
+  vulkan_slot slots[VULKAN_BINDINGS];
+  uint32_t push[VULKAN_PUSH_BYTES / 4], push_words;
+  uint32_t grid[3];
+  vulkan_extent extent[3];
+  uint32_t per; /* tokens per group, for VULKAN_EXTENT_TOKENS */
+} vulkan_dispatch;
+
+typedef struct vulkan_builder {
+  bpdq_vulkan *vulkan;
+  bpdq_state *state;
+  const bpdq_program *program;
+  const bpdq_op *op; /* the one being built */
+  vulkan_dispatch *dispatches;
+  size_t count, capacity;
+  uint64_t scratch_bytes[VULKAN_SCRATCHES];
+  uint32_t split_positions; /* positions per part of the context, 0: attention is not split */
+} vulkan_builder;
+
+/* ---- a dispatch's parts ---- */
+
+bpdq_status bpdq_vulkan_dispatch_start(vulkan_builder *builder, vulkan_dispatch *dispatch, const char *shader, const uint32_t *constants,
+                                       size_t constant_count, bpdq_error *error);
+void bpdq_vulkan_read(vulkan_dispatch *dispatch, int slot, vulkan_binding memory);
+void bpdq_vulkan_write(vulkan_dispatch *dispatch, int slot, vulkan_binding memory);
+void bpdq_vulkan_read_scratch(vulkan_dispatch *dispatch, int slot, vulkan_scratch scratch);
+/* Also reserves `bytes` of the scratch memory. */
+void bpdq_vulkan_write_scratch(vulkan_builder *builder, vulkan_dispatch *dispatch, int slot, vulkan_scratch scratch, uint64_t bytes);
+void bpdq_vulkan_push(vulkan_dispatch *dispatch, uint32_t value);
+void bpdq_vulkan_push_float(vulkan_dispatch *dispatch, float value);
+/* Appends it. BPDQ_ERROR_UNSUPPORTED names the operation when the grid is beyond the device's limits. */
+bpdq_status bpdq_vulkan_dispatch_add(vulkan_builder *builder, const vulkan_dispatch *dispatch, bpdq_error *error);
+
+/* The tensor of an operand, checked: an F32 or I32 (or KV) tensor with at least these rows and columns. */
+bpdq_status bpdq_vulkan_operand(const vulkan_builder *builder, bpdq_tensor tensor, bpdq_tensor_kind kind, int64_t rows, int64_t columns,
+                                const vulkan_tensor **operand, bpdq_error *error);
+bpdq_status bpdq_vulkan_unsupported(const vulkan_builder *builder, const char *what, bpdq_error *error);
+
+/* ---- one per kind of operation ---- */
+
+bpdq_status bpdq_vulkan_add_transform(vulkan_builder *builder, const bpdq_op_transform *op, bpdq_error *error);
+bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear *op, bpdq_error *error);
+bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_rope_cache *op, bpdq_error *error);
+bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op_attention *op, bpdq_error *error);
+bpdq_status bpdq_vulkan_add_top_k(vulkan_builder *builder, const bpdq_op_top_k *op, bpdq_error *error);
+
+/* The input of an operation with a transform, checked: f32 [max_tokens, width], or twice as wide for a gate; the norm's weight too. */
+bpdq_status bpdq_vulkan_transform_input(const vulkan_builder *builder, const bpdq_transform *transform, bpdq_tensor input, int64_t width,
+                                        const vulkan_tensor **operand, bpdq_error *error);
+
+/* The transform of an input that is wider than one product's prologue can take: writes f32 [tokens, width] to `output` or, when that is
+ * NULL, to VULKAN_SCRATCH_TRANSFORMED. */
+bpdq_status bpdq_vulkan_add_transform_of(vulkan_builder *builder, const bpdq_transform *transform, bpdq_tensor input, int64_t width,
+                                         const vulkan_tensor *output, bpdq_error *error);
+
+#endif

@@ -1,0 +1,51 @@
+/* Transforms on their own. */
+#include "backend/vulkan/builder.h"
+
+#define THREADS 256
+
+static bpdq_status check_transform(const vulkan_builder *builder, const bpdq_transform *transform, int64_t width, bpdq_error *error) {
+  if (transform->kind != BPDQ_TRANSFORM_RMS_NORM) return BPDQ_OK;
+  if (!transform->norm || transform->norm->kind != BPDQ_WEIGHT_VECTOR || transform->norm->rows < width)
+    return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "vulkan: operation %s: the norm's weight is missing or short", builder->op->name);
+  return BPDQ_OK;
+}
+
+bpdq_status bpdq_vulkan_transform_input(const vulkan_builder *builder, const bpdq_transform *transform, bpdq_tensor input, int64_t width,
+                                        const vulkan_tensor **operand, bpdq_error *error) {
+  BPDQ_TRY(check_transform(builder, transform, width, error));
+  int64_t columns = transform->kind == BPDQ_TRANSFORM_SILU_GATE ? 2 * width : width;
+  BPDQ_TRY(bpdq_vulkan_operand(builder, input, BPDQ_TENSOR_F32, builder->program->max_tokens, columns, operand, error));
+  /* The gate is read beside the values, so that rows must be exactly that wide. */
+  if (transform->kind == BPDQ_TRANSFORM_SILU_GATE && (*operand)->desc.columns < columns)
+    return bpdq_vulkan_unsupported(builder, "the gated input is too narrow", error);
+  return BPDQ_OK;
+}
+
+bpdq_status bpdq_vulkan_add_transform_of(vulkan_builder *builder, const bpdq_transform *transform, bpdq_tensor input, int64_t width,
+                                         const vulkan_tensor *output, bpdq_error *error) {
+  const vulkan_tensor *x;
+  BPDQ_TRY(bpdq_vulkan_transform_input(builder, transform, input, width, &x, error));
+  vulkan_dispatch dispatch;
+  const uint32_t constants[] = {THREADS, (uint32_t)transform->kind};
+  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "transform", constants, 2, error));
+  bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
+  bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&x->buffer));
+  bpdq_vulkan_read(&dispatch, 2, bpdq_vulkan_whole(transform->norm ? &transform->norm->vector : &x->buffer));
+  if (output)
+    bpdq_vulkan_write(&dispatch, 3, bpdq_vulkan_whole(&output->buffer));
+  else
+    bpdq_vulkan_write_scratch(builder, &dispatch, 3, VULKAN_SCRATCH_TRANSFORMED,
+                              (uint64_t)builder->program->max_tokens * (uint64_t)width * 4);
+  bpdq_vulkan_push(&dispatch, (uint32_t)width);
+  bpdq_vulkan_push(&dispatch, (uint32_t)x->desc.columns);
+  bpdq_vulkan_push(&dispatch, (uint32_t)(output ? output->desc.columns : width));
+  bpdq_vulkan_push_float(&dispatch, transform->epsilon);
+  dispatch.extent[0] = VULKAN_EXTENT_TOKENS;
+  return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
+}
+
+bpdq_status bpdq_vulkan_add_transform(vulkan_builder *builder, const bpdq_op_transform *op, bpdq_error *error) {
+  const vulkan_tensor *output;
+  BPDQ_TRY(bpdq_vulkan_operand(builder, op->output, BPDQ_TENSOR_F32, builder->program->max_tokens, op->width, &output, error));
+  return bpdq_vulkan_add_transform_of(builder, &op->transform, op->input, op->width, output, error);
+}

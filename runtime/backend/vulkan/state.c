@@ -1,0 +1,162 @@
+/* A session's tensors, and their traffic with the host. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/vulkan/vulkan.h"
+#include "core/checked.h"
+
+#define STAGING_BYTES ((uint64_t)4 << 20)
+/* Tensors this narrow hold results for the host (top-k values and ids): they live in its cached memory, because the host reads device
+ * memory through the bus a few bytes at a time. */
+#define RESULT_COLUMNS 192
+#define RESULT_BYTES 65536
+
+/* Bytes of a KV cache: f16 values in pairs, or int8 values in fours followed by one f32 scale per head and position. */
+static bool kv_bytes(const bpdq_tensor_desc *desc, uint64_t *bytes) {
+  if (desc->head_dim < 1 || desc->columns % desc->head_dim) return false;
+  uint64_t per_row = (uint64_t)desc->columns * 2;
+  if (desc->kv_type == BPDQ_KV_Q8) per_row = (uint64_t)desc->columns + 4 * (uint64_t)(desc->columns / desc->head_dim);
+  return bpdq_mul_u64((uint64_t)desc->rows, per_row, bytes);
+}
+
+static bpdq_status create_tensor(bpdq_state *state, size_t index, const bpdq_tensor_desc *desc, bpdq_error *error) {
+  bpdq_vulkan *vulkan = state->vulkan;
+  vulkan_tensor *tensor = &state->tensors[index];
+  tensor->desc = *desc;
+  bool kv = desc->kind == BPDQ_TENSOR_KV, valid = desc->rows > 0 && desc->columns > 0;
+  if (kv)
+    valid = valid && kv_bytes(desc, &tensor->bytes);
+  else
+    valid = valid && bpdq_mul_u64((uint64_t)desc->rows, (uint64_t)desc->columns * 4, &tensor->bytes);
+  if (!valid)
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "vulkan: tensor %zu has an impossible shape [%lld, %lld]", index, (long long)desc->rows,
+                     (long long)desc->columns);
+  if (tensor->bytes > vulkan->context.limits.storage_range)
+    return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s of %.0f MiB is more than a shader of %s can see (%.0f MiB): lower --ctx or the batch",
+                     kv ? "a KV cache" : "a tensor", (double)tensor->bytes / 0x1p20, vulkan->context.properties.deviceName,
+                     (double)vulkan->context.limits.storage_range / 0x1p20);
+  vulkan_memory_kind kind = VULKAN_MEMORY_DEVICE;
+  if (!kv && desc->columns <= RESULT_COLUMNS && tensor->bytes <= RESULT_BYTES)
+    kind = VULKAN_MEMORY_READBACK;
+  else if (!kv && bpdq_vulkan_fits_shared(&vulkan->memory, tensor->bytes))
+    kind = VULKAN_MEMORY_SHARED;
+  return bpdq_vulkan_allocate(&vulkan->memory, kind, tensor->bytes, kv ? "the KV cache" : "a tensor", &tensor->buffer, error);
+}
+
+static bpdq_status clear_tensors(bpdq_state *state, bpdq_error *error) {
+  vulkan_context *context = &state->vulkan->context;
+  BPDQ_TRY(bpdq_vulkan_commands_begin(context, &state->commands, false, error));
+  for (size_t i = 0; i < state->count; i++) {
+    const vulkan_buffer *buffer = &state->tensors[i].buffer;
+    context->vk.CmdFillBuffer(state->commands.buffer, buffer->buffer, buffer->offset, buffer->size, 0);
+  }
+  bpdq_vulkan_barrier(context, state->commands.buffer, true);
+  BPDQ_TRY(bpdq_vulkan_commands_end(context, &state->commands, error));
+  BPDQ_TRY(bpdq_vulkan_commands_submit(context, &state->commands, error));
+  return bpdq_vulkan_commands_wait(context, &state->commands, error);
+}
+
+bpdq_status bpdq_vulkan_state_create(bpdq_vulkan *vulkan, const bpdq_tensor_desc *tensors, size_t count, bpdq_state **result,
+                                     bpdq_error *error) {
+  *result = NULL;
+  bpdq_state *state = calloc(1, sizeof *state);
+  if (state) state->tensors = calloc(count ? count : 1, sizeof *state->tensors);
+  if (!state || !state->tensors) {
+    free(state);
+    return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
+  }
+  state->vulkan = vulkan;
+  state->count = count;
+  bpdq_status status = bpdq_vulkan_commands_create(&vulkan->context, &state->commands, error);
+  for (size_t i = 0; i < count && status == BPDQ_OK; i++) status = create_tensor(state, i, &tensors[i], error);
+  if (status == BPDQ_OK) status = clear_tensors(state, error);
+  if (status == BPDQ_OK)
+    *result = state;
+  else
+    bpdq_vulkan_state_destroy(vulkan, state);
+  return status;
+}
+
+void bpdq_vulkan_state_destroy(bpdq_vulkan *vulkan, bpdq_state *state) {
+  if (!state) return;
+  bpdq_vulkan_commands_destroy(&vulkan->context, &state->commands);
+  for (size_t i = 0; i < state->count; i++) bpdq_vulkan_release(&vulkan->memory, &state->tensors[i].buffer);
+  bpdq_vulkan_release(&vulkan->memory, &state->staging);
+  free(state->tensors);
+  free(state);
+}
+
+/* ---- transfers ---- */
+
+static bpdq_status check_range(const bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, bpdq_error *error) {
+  if (tensor < 0 || (size_t)tensor >= state->count || state->tensors[tensor].desc.kind == BPDQ_TENSOR_KV)
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "vulkan: tensor %d cannot be accessed from the host", tensor);
+  const bpdq_tensor_desc *desc = &state->tensors[tensor].desc;
+  int64_t elements = desc->rows * desc->columns;
+  if (first < 0 || count < 0 || first > elements || count > elements - first)
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "vulkan: elements %lld..%lld are outside tensor %d", (long long)first,
+                     (long long)(first + count), tensor);
+  return BPDQ_OK;
+}
+
+/* Copies `bytes` between the staging buffer and a tensor. */
+static bpdq_status transfer(bpdq_state *state, const vulkan_buffer *tensor, uint64_t offset, uint64_t bytes, bool to_device,
+                            bpdq_error *error) {
+  vulkan_context *context = &state->vulkan->context;
+  const vulkan_buffer *staging = &state->staging;
+  VkBufferCopy copy = {to_device ? staging->offset : tensor->offset + offset, to_device ? tensor->offset + offset : staging->offset, bytes};
+  BPDQ_TRY(bpdq_vulkan_commands_begin(context, &state->commands, false, error));
+  bpdq_vulkan_barrier(context, state->commands.buffer, false);
+  context->vk.CmdCopyBuffer(state->commands.buffer, to_device ? staging->buffer : tensor->buffer,
+                            to_device ? tensor->buffer : staging->buffer, 1, &copy);
+  bpdq_vulkan_barrier(context, state->commands.buffer, true);
+  BPDQ_TRY(bpdq_vulkan_commands_end(context, &state->commands, error));
+  BPDQ_TRY(bpdq_vulkan_commands_submit(context, &state->commands, error));
+  return bpdq_vulkan_commands_wait(context, &state->commands, error);
+}
+
+static bpdq_status need_staging(bpdq_state *state, bpdq_error *error) {
+  if (state->staging.block) return BPDQ_OK;
+  return bpdq_vulkan_allocate(&state->vulkan->memory, VULKAN_MEMORY_READBACK, STAGING_BYTES, "staging memory", &state->staging, error);
+}
+
+bpdq_status bpdq_vulkan_tensor_write(bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, const void *data,
+                                     bpdq_error *error) {
+  BPDQ_TRY(check_range(state, tensor, first, count, error));
+  const vulkan_buffer *buffer = &state->tensors[tensor].buffer;
+  uint64_t offset = (uint64_t)first * 4, bytes = (uint64_t)count * 4;
+  /* Runs are waited for, so that nothing on the device uses the tensor now. */
+  if (buffer->mapped) {
+    memcpy(buffer->mapped + offset, data, bytes);
+    return BPDQ_OK;
+  }
+  BPDQ_TRY(need_staging(state, error));
+  for (uint64_t done = 0; done < bytes; done += STAGING_BYTES) {
+    uint64_t step = bytes - done < STAGING_BYTES ? bytes - done : STAGING_BYTES;
+    memcpy(state->staging.mapped, (const uint8_t *)data + done, step);
+    BPDQ_TRY(transfer(state, buffer, offset + done, step, true, error));
+  }
+  return BPDQ_OK;
+}
+
+/* Host reads of device-local memory cross the bus uncached; they go through staging unless the memory is the host's own. */
+static bool reads_directly(const bpdq_state *state, const vulkan_buffer *buffer) {
+  return buffer->mapped && (buffer->block_kind == VULKAN_MEMORY_READBACK || state->vulkan->context.is_cpu);
+}
+
+bpdq_status bpdq_vulkan_tensor_read(bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, void *data, bpdq_error *error) {
+  BPDQ_TRY(check_range(state, tensor, first, count, error));
+  const vulkan_buffer *buffer = &state->tensors[tensor].buffer;
+  uint64_t offset = (uint64_t)first * 4, bytes = (uint64_t)count * 4;
+  if (reads_directly(state, buffer)) {
+    memcpy(data, buffer->mapped + offset, bytes);
+    return BPDQ_OK;
+  }
+  BPDQ_TRY(need_staging(state, error));
+  for (uint64_t done = 0; done < bytes; done += STAGING_BYTES) {
+    uint64_t step = bytes - done < STAGING_BYTES ? bytes - done : STAGING_BYTES;
+    BPDQ_TRY(transfer(state, buffer, offset + done, step, false, error));
+    memcpy((uint8_t *)data + done, state->staging.mapped, step);
+  }
+  return BPDQ_OK;
+}

@@ -1,0 +1,50 @@
+/* The Vulkan backend's own structs. */
+#ifndef BPDQ_VULKAN_VULKAN_H
+#define BPDQ_VULKAN_VULKAN_H
+
+#include "backend/vulkan/weight.h"
+
+typedef struct bpdq_vulkan {
+  bpdq_backend backend; /* first: the dispatch layer sees only this */
+  vulkan_context context;
+  vulkan_memory memory;
+  vulkan_pipelines pipelines;
+  vulkan_uploader uploader;
+} bpdq_vulkan;
+
+typedef struct vulkan_tensor {
+  bpdq_tensor_desc desc;
+  vulkan_buffer buffer; /* F32, I32: row-major. KV: see attention.glsl */
+  uint64_t bytes;
+} vulkan_tensor;
+
+struct bpdq_state {
+  bpdq_vulkan *vulkan;
+  vulkan_tensor *tensors;
+  size_t count;
+  vulkan_commands commands; /* of host transfers */
+  vulkan_buffer staging;    /* for tensors that are not mapped; made when first needed */
+};
+
+/* state.c: backend.h's state_create, state_destroy, tensor_write and tensor_read */
+bpdq_status bpdq_vulkan_state_create(bpdq_vulkan *vulkan, const bpdq_tensor_desc *tensors, size_t count, bpdq_state **state,
+                                     bpdq_error *error);
+void bpdq_vulkan_state_destroy(bpdq_vulkan *vulkan, bpdq_state *state);
+bpdq_status bpdq_vulkan_tensor_write(bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, const void *data,
+                                     bpdq_error *error);
+bpdq_status bpdq_vulkan_tensor_read(bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, void *data, bpdq_error *error);
+
+/* program.c: compile and run */
+bpdq_status bpdq_vulkan_compile(bpdq_vulkan *vulkan, bpdq_state *state, const bpdq_program *program, bpdq_executable **executable,
+                                bpdq_error *error);
+void bpdq_vulkan_executable_destroy(bpdq_vulkan *vulkan, bpdq_executable *executable);
+bpdq_status bpdq_vulkan_run(bpdq_executable *executable, const bpdq_run *run, bpdq_error *error);
+bpdq_vulkan *bpdq_vulkan_of_executable(const bpdq_executable *executable);
+
+/* bandwidth.c */
+bpdq_status bpdq_vulkan_measure_bandwidth(bpdq_vulkan *vulkan, double *bytes_per_second, bpdq_error *error);
+
+/* probe.c: runs a known-answer check of each optional path and switches off what fails, by name in the log. */
+bpdq_status bpdq_vulkan_probe(bpdq_vulkan *vulkan, bpdq_error *error);
+
+#endif

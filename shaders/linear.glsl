@@ -1,0 +1,22 @@
+// What every product shares: its shape, and where the results go.
+layout(push_constant) uniform Push {
+  uint rows;      // of this piece of the matrix
+  uint first_row; // of the piece in the matrix
+  uint columns;   // K
+  uint blocks;    // planes: of 128 columns; dense: 16-byte words per row
+  uint groups;    // planes: as stored
+  uint x_stride, y_stride, y_offset;
+  uint flags;
+  float epsilon;
+} push;
+const uint FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4; // LAST: only the run's last row, written to row 0
+
+uint input_row(uint index) { return (push.flags & FLAG_LAST) != 0 ? run.tokens - 1 : index; }
+
+// Needs the buffers `bias` and `y`.
+void store(uint token, uint row, float value) {
+  uint at = token * push.y_stride + push.y_offset + push.first_row + row;
+  if ((push.flags & FLAG_BIAS) != 0) value += bias[push.first_row + row];
+  if ((push.flags & FLAG_ACCUMULATE) != 0) value += y[at];
+  y[at] = value;
+}

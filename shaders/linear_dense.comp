@@ -1,0 +1,65 @@
+#version 460
+// One token times a dense matrix: LANES threads share a row and read it 16 bytes at a time; the transformed input goes through shared
+// memory in chunks, so that a work group's rows share it.
+#extension GL_GOOGLE_include_directive : require
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint THREADS = 256; // a power of two
+layout(constant_id = 1) const uint LANES = 32;
+layout(constant_id = 2) const uint REPEAT = 4; // rows per thread
+layout(constant_id = 3) const uint NUMBER = 2;
+layout(constant_id = 4) const uint TRANSFORM = 0;
+#include "run.glsl"
+layout(set = 0, binding = 1) readonly buffer Matrix { uvec4 matrix[]; };
+layout(set = 0, binding = 3) readonly buffer Input { float x[]; };
+layout(set = 0, binding = 4) readonly buffer Norm { float norm[]; };
+layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
+layout(set = 0, binding = 6) buffer Output { float y[]; };
+const uint NUMBER_F32 = 0, NUMBER_BF16 = 2;
+const uint WIDTH = NUMBER == NUMBER_F32 ? 4 : 8; // values in 16 bytes
+const uint CHUNK = 256;                          // 16-byte words of a row per step
+shared float reduction[THREADS];
+shared vec4 chunk[CHUNK * 2];
+#include "linear.glsl"
+#include "transform.glsl"
+
+vec2 pair(uint word) {
+  return NUMBER == NUMBER_BF16 ? vec2(uintBitsToFloat(word << 16), uintBitsToFloat(word & 0xffff0000u)) : unpackHalf2x16(word);
+}
+
+float product(uvec4 words, uint at) {
+  if (NUMBER == NUMBER_F32) return dot(uintBitsToFloat(words), chunk[at]);
+  return dot(vec4(pair(words.x), pair(words.y)), chunk[2 * at]) + dot(vec4(pair(words.z), pair(words.w)), chunk[2 * at + 1]);
+}
+
+void main() {
+  uint thread = gl_LocalInvocationIndex, lane = thread % LANES;
+  uint first_row = (gl_WorkGroupID.x * (THREADS / LANES) + thread / LANES) * REPEAT;
+  uint base = input_row(gl_WorkGroupID.y) * push.x_stride;
+  transform_start(base, push.columns, push.epsilon);
+  float results[REPEAT];
+  for (uint i = 0; i < REPEAT; i++) results[i] = 0.0;
+  for (uint first = 0; first < push.blocks; first += CHUNK) {
+    uint count = min(CHUNK, push.blocks - first);
+    barrier();
+    for (uint j = thread; j < count * WIDTH / 4; j += THREADS) {
+      uint column = first * WIDTH + 4 * j;
+      chunk[j] = vec4(transformed(base, push.columns, column), transformed(base, push.columns, column + 1),
+                      transformed(base, push.columns, column + 2), transformed(base, push.columns, column + 3));
+    }
+    barrier();
+    for (uint i = 0; i < REPEAT; i++) {
+      uint row = min(first_row + i, push.rows - 1);
+      for (uint j = lane; j < count; j += LANES) results[i] += product(matrix[row * push.blocks + first + j], j);
+    }
+  }
+  for (uint i = 0; i < REPEAT; i++) {
+    barrier();
+    reduction[thread] = results[i];
+    barrier();
+    for (uint step = LANES / 2; step > 0; step >>= 1) {
+      if (lane < step) reduction[thread] += reduction[thread + step];
+      barrier();
+    }
+    if (lane == 0 && first_row + i < push.rows) store(gl_WorkGroupID.y, first_row + i, reduction[thread]);
+  }
+}
