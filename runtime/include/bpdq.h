@@ -132,6 +132,9 @@ BPDQ_API bpdq_model_options bpdq_model_default_options(void);
  * the device. */
 BPDQ_API bpdq_status bpdq_model_load(const char *folder, const bpdq_model_options *options, bpdq_model **model, bpdq_error *error);
 
+/* Loads the tokenizer and the chat template alone: no weights, no device. What needs those fails with BPDQ_ERROR_ARGUMENT. */
+BPDQ_API bpdq_status bpdq_model_load_text(const char *folder, const bpdq_model_options *options, bpdq_model **model, bpdq_error *error);
+
 /* A model of a known shape ("qwen2.5-0.5b", "qwen2.5-1.5b", "llama-3.2-1b", "qwen2.5-7b", "qwen2.5-72b") with random
  * weights made in place, for benchmarks: no file, no tokenizer. planes 1..8, group 32..256 (multiple of 32). */
 BPDQ_API bpdq_status bpdq_model_random(const char *shape, int planes, int group, const bpdq_model_options *options, bpdq_model **model,
@@ -163,6 +166,35 @@ BPDQ_API void bpdq_model_memory(const bpdq_model *model, uint64_t *current, uint
 
 /* Measures the device's read bandwidth in bytes/s (about a tenth of a second). */
 BPDQ_API bpdq_status bpdq_model_measure_bandwidth(const bpdq_model *model, double *bytes_per_second, bpdq_error *error);
+
+/* ---- model folders, without loading them ---------------------------------------------------------------- */
+
+typedef struct bpdq_linear_info {
+  char name[160];         /* "model.layers.3.mlp.down_proj"; "lm_head" comes last */
+  int64_t rows, columns;  /* N, K */
+  int planes, group;      /* 0 where the linear is dense */
+  double bits_per_weight; /* as stored, exact: planes, coefficients and padding, or the width of the dense type */
+  uint64_t bytes;         /* as stored, without the bias */
+} bpdq_linear_info;
+
+typedef struct bpdq_inspection {
+  char architecture[64];
+  int64_t layers, hidden_size, intermediate_size, vocab_size, heads, kv_heads, head_dim, context_length;
+  bool quantized, tied_head;
+  uint64_t parameters, quantized_weights;
+  double bits_per_weight;       /* of the bit-plane linears together; 0 when dense */
+  uint64_t weight_bytes;        /* of all weights in the checkpoint */
+  uint64_t device_weight_bytes; /* of those that a device holds: all but an embedding table that is not the head too */
+  uint64_t cache_bytes_f16;     /* of the KV cache, per token of context */
+  uint64_t cache_bytes_q8;      /* the same with 8-bit entries and a scale per head and position */
+  uint64_t scratch_bytes;       /* activations and logits of one session, an estimate for a prefill of 512 tokens */
+  bpdq_linear_info *linears;    /* [linear_count], in the order of the model */
+  size_t linear_count;
+} bpdq_inspection;
+
+/* Checks a model folder and says what is in it. No weight is read and no device is touched. On success the caller owns *inspection. */
+BPDQ_API bpdq_status bpdq_inspect(const char *folder, bpdq_log_callback log, void *user, bpdq_inspection **inspection, bpdq_error *error);
+BPDQ_API void bpdq_inspection_free(bpdq_inspection *inspection); /* NULL is allowed */
 
 /* ---- text -------------------------------------------------------------------------------------------- */
 

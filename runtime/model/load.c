@@ -225,6 +225,23 @@ static bpdq_status create_backend(bpdq_model *model, const char *folder, const b
   return BPDQ_OK;
 }
 
+bpdq_status bpdq_model_load_text(const char *folder, const bpdq_model_options *options, bpdq_model **result, bpdq_error *error) {
+  bpdq_model_options defaults = bpdq_model_default_options();
+  if (!options) options = &defaults;
+  *result = NULL;
+  bpdq_model *model = calloc(1, sizeof *model);
+  if (!model) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
+  model->log = (bpdq_log){options->log, options->log_user};
+  bpdq_status status = bpdq_config_load(folder, &model->checkpoint.config, &model->log, error);
+  model->config = model->checkpoint.config;
+  if (status == BPDQ_OK) status = load_text(model, folder, options, error);
+  if (status == BPDQ_OK)
+    *result = model;
+  else
+    bpdq_model_free(model);
+  return status;
+}
+
 bpdq_status bpdq_model_load(const char *folder, const bpdq_model_options *options, bpdq_model **result, bpdq_error *error) {
   bpdq_model_options defaults = bpdq_model_default_options();
   if (!options) options = &defaults;

@@ -65,15 +65,17 @@ void bpdq_model_get_info(const bpdq_model *model, bpdq_model_info *info) {
   info->weight_bytes = model->weight_bytes;
   info->bytes_per_token = model->bytes_per_token;
   info->activations = model->activations;
-  info->device = model->backend->info;
+  if (model->backend) info->device = model->backend->info;
   memcpy(info->choice, model->choice, sizeof info->choice);
 }
 
 void bpdq_model_memory(const bpdq_model *model, uint64_t *current, uint64_t *peak) {
-  model->backend->memory(model->backend, current, peak);
+  *current = *peak = 0;
+  if (model->backend) model->backend->memory(model->backend, current, peak);
 }
 
 bpdq_status bpdq_model_measure_bandwidth(const bpdq_model *model, double *bytes_per_second, bpdq_error *error) {
+  if (!model->backend) return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "the model was loaded without its weights");
   return model->backend->measure_bandwidth(model->backend, bytes_per_second, error);
 }
 

@@ -76,6 +76,7 @@ bpdq_status bpdq_session_create(bpdq_model *model, const bpdq_session_options *o
   bpdq_session_options defaults = bpdq_session_default_options();
   if (!options) options = &defaults;
   *result = NULL;
+  if (!model->backend) return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "the model was loaded without its weights");
   BPDQ_TRY(check_options(model, options, error));
   bpdq_session *session = calloc(1, sizeof *session);
   if (!session) return out_of_memory(error);
