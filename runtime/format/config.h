@@ -47,7 +47,7 @@ typedef struct bpdq_config {
   double norm_epsilon;
   bool tied_head;      /* tie_word_embeddings, with the default of the architecture */
   bool attention_bias; /* q, k, v carry a bias (Qwen2 always; else attention_bias) */
-  bool output_bias;    /* o_proj carries a bias (Llama with attention_bias) */
+  bool output_bias;    /* o_proj carries a bias (Llama and Qwen3 with attention_bias) */
   bool mlp_bias;
   bool qk_norm; /* Qwen3 */
   bpdq_rope_config rope;
