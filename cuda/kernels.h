@@ -1,0 +1,174 @@
+/* The kernels as C functions: each puts one or more launches on a queue and returns the launch status. All pointers are device memory.
+ * Work arrays' layouts are those of layout.h. Rows of activations are counted by `run` on the device, so that a captured graph
+ * serves every number of tokens up to the `max_rows` it was made for. */
+#ifndef BPDQ_CUDA_KERNELS_H
+#define BPDQ_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct bpdq_cuda_queue {
+  cudaStream_t stream;
+  bool dependent_launch; /* programmatic dependent launch (sm_90): a kernel starts while the one before it drains */
+  int multiprocessors;
+  int shared_per_block; /* bytes that a block may ask for */
+  int shared_per_multiprocessor;
+} bpdq_cuda_queue;
+
+/* The scalars of one run in device memory: int32 tokens, then positions [max_tokens] at [4], then sequences [max_tokens]. */
+typedef struct bpdq_cuda_run {
+  const int32_t *tokens, *positions, *sequences;
+} bpdq_cuda_run;
+
+enum { BPDQ_CUDA_F32, BPDQ_CUDA_F16, BPDQ_CUDA_BF16, BPDQ_CUDA_Q8 };
+
+/* Copies `count` int32 from mapped host memory to the device, where the kernels that follow read them. Never a dependent launch. */
+cudaError_t bpdq_cuda_copy_scalars(const bpdq_cuda_queue *queue, const int32_t *host, int32_t *device, int64_t count);
+
+/* ---- transforms of the rows of an input before a product (prepare.cu) ---- */
+
+typedef struct bpdq_cuda_prepare {
+  const float *input; /* [tokens, K] or [tokens, 2K] */
+  const float *norm;  /* [K], RMS norm only */
+  float epsilon;
+  int kind;      /* bpdq_transform_kind */
+  int64_t width; /* K */
+  bool last;     /* the only output row is of input row tokens - 1 */
+  int64_t max_rows;
+  bpdq_cuda_run run;
+} bpdq_cuda_prepare;
+
+/* f32 [rows, stride]; columns K .. stride-1 become zero. */
+cudaError_t bpdq_cuda_prepare_f32(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, float *output, int64_t stride);
+/* Two bf16 or f16 (dtype) numbers whose sum is the activation: [rows, stride] each. */
+cudaError_t bpdq_cuda_prepare_pair(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int dtype, void *high, void *low,
+                                   int64_t stride);
+/* Bit-planes of integers of 8 * slices bits with one scale per group: `bits` as in layout.h, `scales` [rows, groups] of (scale, scale *
+ * sum of the integers). group is 64, 128 or 256; columns beyond K count as zero. */
+cudaError_t bpdq_cuda_prepare_bits(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int slices, int group,
+                                   int64_t column_tiles, uint32_t *bits, float2 *scales);
+/* f16 rows in the order of layout.h, divided by a power of two per row that keeps them in range: `row_scale` [rows] multiplies back. */
+cudaError_t bpdq_cuda_prepare_half(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,
+                                   float *row_scale);
+
+/* ---- where a product goes: y[row, offset + n] (+)= value + bias[n] ---- */
+
+typedef struct bpdq_cuda_output {
+  float *data; /* y + offset of row 0 */
+  int64_t stride;
+  const float *bias; /* [N] or NULL */
+  bool accumulate;
+  bool last; /* one row whatever run.tokens is */
+  int64_t max_rows;
+  bpdq_cuda_run run;
+} bpdq_cuda_output;
+
+typedef struct bpdq_cuda_planes {
+  const uint32_t *words;
+  const void *coefficients;
+  int coefficient_type; /* BPDQ_CUDA_BF16, F16 or F32 */
+  int planes, group;
+  int64_t rows, columns; /* N, K */
+  int64_t column_tiles, groups;
+  float half_scale; /* a power of two: coefficients * half_scale are in the comfortable range of f16 */
+} bpdq_cuda_planes;
+
+/* What a bit-serial launch may vary; 0 takes the default for the shape. */
+typedef struct bpdq_cuda_tuning {
+  int warps, stages, blocks_per_multiprocessor;
+} bpdq_cuda_tuning;
+
+/* Bit-serial tensor-core product (planes_bitserial.cuh): 1..8 rows, planes 1..4, group 64, 128 or 256, 16-bit coefficients. */
+bool bpdq_cuda_bitserial_supports(const bpdq_cuda_planes *planes, int64_t max_rows);
+cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int slices, const uint32_t *bits,
+                                const float2 *scales, const bpdq_cuda_output *output, const bpdq_cuda_tuning *tuning);
+/* Exact f32 product of every format and any number of rows: x is f32 [rows, column_tiles * 256]. */
+cudaError_t bpdq_cuda_planes_exact(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const float *x,
+                                   const bpdq_cuda_output *output);
+/* f16 tensor-core product for many rows: planes 1..4, any group. */
+bool bpdq_cuda_planes_gemm_supports(const bpdq_cuda_planes *planes);
+cudaError_t bpdq_cuda_planes_gemm(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *row_scale,
+                                  const bpdq_cuda_output *output);
+
+typedef struct bpdq_cuda_dense {
+  const void *data;    /* [N, stride] of type; columns K .. stride-1 are zero */
+  const float *scales; /* Q8: [N, stride / 256]; the bytes are offset by 128 */
+  int type;            /* BPDQ_CUDA_F32, F16, BF16, Q8 */
+  int64_t rows, columns, stride;
+} bpdq_cuda_dense;
+
+/* Few rows, f32 activations [rows, stride]; every type. */
+cudaError_t bpdq_cuda_dense_gemv(const bpdq_cuda_queue *queue, const bpdq_cuda_dense *dense, const float *x,
+                                 const bpdq_cuda_output *output);
+/* Many rows on tensor cores, F16 and BF16 only, activations as a pair. */
+cudaError_t bpdq_cuda_dense_gemm(const bpdq_cuda_queue *queue, const bpdq_cuda_dense *dense, const void *high, const void *low,
+                                 const bpdq_cuda_output *output);
+
+/* ---- attention ---- */
+
+typedef struct bpdq_cuda_cache {
+  void *keys, *values;              /* f16 or int8, layout.h */
+  float *key_scales, *value_scales; /* int8: [kv_heads, rows] */
+  int64_t rows;                     /* rounded up to 32 */
+  int width;                        /* head_dim rounded up: 32, 64, 96, 128 or 256 */
+  int type;                         /* BPDQ_CUDA_F16 or Q8 */
+} bpdq_cuda_cache;
+
+typedef struct bpdq_cuda_heads {
+  int heads, kv_heads, head_dim;
+  int64_t context, max_tokens;
+  bpdq_cuda_run run;
+} bpdq_cuda_heads;
+
+cudaError_t bpdq_cuda_rope_cache(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, float *qkv, const float *rope_table,
+                                 const float *q_norm, const float *k_norm, float epsilon, const bpdq_cuda_cache *cache);
+/* Bytes of scratch (zeroed once by the caller) that attention needs. */
+uint64_t bpdq_cuda_attention_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads);
+cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const float *qkv, float scale,
+                                const bpdq_cuda_cache *cache, void *scratch, float *output);
+
+/* ---- sampling ---- */
+
+/* `host_values` and `host_ids` (may be NULL) are mapped host memory that gets the same results. */
+typedef struct bpdq_cuda_top_k {
+  const float *logits; /* [rows, vocab] */
+  int64_t vocab, stride;
+  int k;
+  float *values, *host_values; /* [rows, k + 1] */
+  int32_t *ids, *host_ids;     /* [rows, k] */
+  bool last;
+  int64_t max_rows;
+  bpdq_cuda_run run;
+} bpdq_cuda_top_k;
+
+uint64_t bpdq_cuda_top_k_scratch(int64_t vocab, int k, int64_t max_rows); /* bytes, zeroed once by the caller */
+cudaError_t bpdq_cuda_top_k_launch(const bpdq_cuda_queue *queue, const bpdq_cuda_top_k *top_k, void *scratch);
+
+/* ---- loading (repack.cu) and measuring (bandwidth.cu) ---- */
+
+/* Puts the words of `words` [t_count * planes, n_count] (word rows t_first.., rows n_first.. of the weight) into place. */
+cudaError_t bpdq_cuda_repack_words(cudaStream_t stream, const uint32_t *words, int64_t t_first, int64_t t_count, int64_t n_first,
+                                   int64_t n_count, const bpdq_cuda_planes *planes);
+/* The same for coefficients [group_count * (planes + 1), n_count] of `type`; *flags gets bit 0 where one is not finite. *largest becomes
+ * the largest magnitude's bits (atomic maximum). */
+cudaError_t bpdq_cuda_repack_coefficients(cudaStream_t stream, const void *source, int type, int64_t group_first, int64_t group_count,
+                                          int64_t n_first, int64_t n_count, const bpdq_cuda_planes *planes, uint32_t *flags,
+                                          uint32_t *largest);
+/* Rows of a dense matrix of `type`, `columns` wide, to dense rows n_first.. (type conversion, padding, or 8 bits). */
+cudaError_t bpdq_cuda_repack_dense(cudaStream_t stream, const void *source, int type, int64_t n_first, int64_t n_count,
+                                   const bpdq_cuda_dense *dense);
+cudaError_t bpdq_cuda_random_words(cudaStream_t stream, uint32_t *words, uint64_t count, uint64_t seed);
+cudaError_t bpdq_cuda_random_numbers(cudaStream_t stream, void *data, int type, uint64_t count, float magnitude, uint64_t seed);
+cudaError_t bpdq_cuda_fill_f32(cudaStream_t stream, float *data, uint64_t count, float value);
+/* Reads `bytes` (a multiple of 16) once; *sink gets a sum that keeps the reads alive. */
+cudaError_t bpdq_cuda_read(cudaStream_t stream, const void *data, uint64_t bytes, int multiprocessors, uint32_t *sink);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,107 @@
+/* What the kernels share: launching, programmatic dependent launch, tensor-core and asynchronous-copy instructions, row counts. */
+#ifndef BPDQ_CUDA_DEVICE_CUH
+#define BPDQ_CUDA_DEVICE_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#include "kernels.h"
+#include "layout.h"
+
+/* Launches `kernel` with the pointers to its arguments; raises the block's shared-memory limit where that is needed. */
+static inline cudaError_t launch(const bpdq_cuda_queue *queue, const void *kernel, dim3 grid, dim3 block, size_t shared, void **arguments) {
+  if (shared > 48 * 1024) {
+    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = queue->stream;
+  config.attrs = &attribute;
+  config.numAttrs = queue->dependent_launch ? 1 : 0;
+  return cudaLaunchKernelExC(&config, kernel, arguments);
+}
+
+static inline unsigned blocks_for(int64_t count, int64_t per_block) { return (unsigned)((count + per_block - 1) / per_block); }
+
+/* Programmatic dependent launch. Every kernel lets the next one start at once, and waits for the one before it before it touches
+ * anything that an earlier kernel wrote; because all kernels wait, "the one before" implies all before. No-ops below sm_90. */
+__device__ __forceinline__ void let_dependents_launch() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_predecessors() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/* Output rows of an operation: 1 with row selection LAST, else the tokens of the run. */
+__device__ __forceinline__ int row_count(const bpdq_cuda_run &run, bool last) { return last ? 1 : *run.tokens; }
+
+__device__ __forceinline__ void copy_async_16(void *shared, const void *global) {
+  unsigned address = (unsigned)__cvta_generic_to_shared(shared);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+}
+/* Copies 16 bytes, or writes zeros where `valid` is false. */
+__device__ __forceinline__ void copy_async_16_or_zero(void *shared, const void *global, bool valid) {
+  unsigned address = (unsigned)__cvta_generic_to_shared(shared);
+  int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING>
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+/* c += a . b on binary operands: the popcount of the AND. The accumulators' start values come in separately, so that they can be constants.
+ */
+__device__ __forceinline__ void mma_b1_k256(int d[4], const uint4 &a, uint2 b, int even, int odd) {
+  asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%10,%11,%10,%11};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y), "r"(even), "r"(odd));
+}
+__device__ __forceinline__ void mma_b1_k128(int d[4], uint32_t a0, uint32_t a1, uint32_t b, int even, int odd) {
+  asm("mma.sync.aligned.m16n8k128.row.col.s32.b1.b1.s32.and.popc {%0,%1,%2,%3},{%4,%5},{%6},{%7,%8,%7,%8};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a0), "r"(a1), "r"(b), "r"(even), "r"(odd));
+}
+__device__ __forceinline__ void mma_f16(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+  for (int step = 16; step; step >>= 1) value += __shfl_xor_sync(~0u, value, step);
+  return value;
+}
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+  for (int step = 16; step; step >>= 1) value = fmaxf(value, __shfl_xor_sync(~0u, value, step));
+  return value;
+}
+
+/* A pair of 16-bit numbers as floats. bf16 is the upper half of a float. */
+template <bool BF16>
+__device__ __forceinline__ float2 pair_to_floats(uint32_t pair) {
+  if (BF16) return make_float2(__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u));
+  return __half22float2(*reinterpret_cast<const __half2 *>(&pair));
+}
+
+#endif
