@@ -67,14 +67,14 @@ def edit_bytes(change):
     return apply
 
 
-def poison(value):
-    """Puts one bf16 bit pattern among the coefficients of a layer."""
+def poison(module, value):
+    """Puts one bf16 bit pattern among the coefficients of a linear."""
 
     def change(tensors):
-        dtype, array = tensors[LAYER + "mlp.up_proj.c"]
+        dtype, array = tensors[LAYER + module + ".c"]
         array = array.copy()
         array[1, 0, 7] = value
-        tensors[LAYER + "mlp.up_proj.c"] = (dtype, array)
+        tensors[LAYER + module + ".c"] = (dtype, array)
 
     return edit_tensors(change)
 
@@ -130,8 +130,8 @@ HOSTILE = {
     "head-missing": ("qwen2-k2-g64", edit_tensors(lambda tensors: tensors.pop("lm_head.weight")), ["lm_head.weight"]),
     "shard-missing": ("qwen2-sharded", remove_file(SHARD), [SHARD]),
     "shard-outside": ("qwen2-sharded", escape, ["../", "inside the folder"]),
-    "coefficient-nan": ("qwen2-k2-g64", poison(0x7FC0), [LAYER + "mlp.up_proj"]),
-    "coefficient-infinite": ("qwen2-k2-g64", poison(0xFF80), [LAYER + "mlp.up_proj"]),
+    "coefficient-nan": ("qwen2-k2-g64", poison("mlp.down_proj", 0x7FC0), [LAYER + "mlp.down_proj", "NaN"]),
+    "coefficient-infinite": ("qwen2-k2-g64", poison("mlp.up_proj", 0xFF80), [LAYER + "mlp."]),
     "config-missing": ("qwen2-k2-g64", remove_file("config.json"), ["config.json"]),
     "config-deep": ("qwen2-k2-g64", write_file("config.json", b'{"a":' + b"[" * 100000), ["config.json", "nested"]),
     "config-zero": ("qwen2-k2-g64", set_config(hidden_size=0), ["hidden_size"]),
