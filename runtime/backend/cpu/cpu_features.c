@@ -7,9 +7,18 @@
 
 #if defined(__x86_64__)
 
+#include <cpuid.h>
+
+/* clang 14's __builtin_cpu_supports does not know the name: CPUID leaf 1, ECX bit 29. AVX2 being usable says that the system saves the
+ * registers. */
+static bool has_f16c(void) {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+
 static bool has_avx2(void) {
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 }
 
 static bool has_avx512(void) {
