@@ -52,7 +52,9 @@ static bpdq_status index_tokens(bpdq_tokenizer *tokenizer, bpdq_error *error) {
   }
   for (size_t i = 0; i < tokenizer->added.count; i++) {
     const bpdq_added_token *added = &tokenizer->added.tokens[i];
-    tokenizer->tokens[added->id] = (bpdq_token){.text = {added->content, added->length}, .added = added};
+    /* The library looks for the text that it decodes to among the special tokens' contents: a normalizer that changes it hides it there. */
+    int32_t named = bpdq_string_table_find(&tokenizer->added.by_content, added->text.data, added->text.length);
+    tokenizer->tokens[added->id] = (bpdq_token){.text = added->text, .special = named >= 0 && tokenizer->added.tokens[named].special};
   }
   return BPDQ_OK;
 }

@@ -156,8 +156,11 @@ static bpdq_status build_normalized_set(bpdq_added_tokens *added, const bpdq_nor
   }
   for (size_t i = 0; i < added->count && status == BPDQ_OK; i++) {
     size_t end = i + 1 < added->count ? starts[i + 1] : set->normalized_text.length;
-    if (!added->tokens[i].normalized || end == starts[i]) continue;
-    set->literals[set->count++] = (bpdq_literal){.text = {set->normalized_text.data + starts[i], end - starts[i]}, .token = (uint32_t)i};
+    bpdq_added_token *token = &added->tokens[i];
+    token->text = (bpdq_slice){token->content, token->length};
+    if (!token->normalized) continue;
+    token->text = (bpdq_slice){set->normalized_text.data ? set->normalized_text.data + starts[i] : "", end - starts[i]};
+    if (token->text.length) set->literals[set->count++] = (bpdq_literal){.text = token->text, .token = (uint32_t)i};
   }
   free(starts);
   bpdq_text_free(&result);

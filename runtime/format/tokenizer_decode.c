@@ -167,7 +167,7 @@ static bpdq_status push_id(bpdq_token_stream *stream, int32_t id, bpdq_error *er
                      (long long)tokenizer->vocab_size - 1);
   if (id >= tokenizer->token_count) return BPDQ_OK;
   const bpdq_token *token = &tokenizer->tokens[id];
-  if (!token->text.data || (stream->skip_special && token->added && token->added->special)) return BPDQ_OK;
+  if (!token->text.data || (stream->skip_special && token->special)) return BPDQ_OK;
   return push_token(stream, token->text) ? BPDQ_OK : bpdq_out_of_memory(error);
 }
 

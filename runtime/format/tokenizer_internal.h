@@ -251,6 +251,7 @@ bpdq_status bpdq_bpe_encode_word(const bpdq_bpe_model *model, bpdq_bpe_scratch *
 typedef struct bpdq_added_token {
   char *content;
   size_t length;
+  bpdq_slice text; /* what its id decodes to: the content, normalized where the token is */
   int32_t id;
   bool single_word, lstrip, rstrip, normalized, special;
 } bpdq_added_token;
@@ -327,8 +328,8 @@ typedef struct bpdq_decoder_list {
 /* ---- the tokenizer ---- */
 
 typedef struct bpdq_token {
-  bpdq_slice text;               /* data NULL: no token has this id */
-  const bpdq_added_token *added; /* or NULL */
+  bpdq_slice text; /* data NULL: no token has this id */
+  bool special;    /* left out by decode(skip_special) */
 } bpdq_token;
 
 struct bpdq_tokenizer {

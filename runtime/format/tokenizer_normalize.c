@@ -83,7 +83,8 @@ static bool append_nfc(bpdq_text *out, const char *text, size_t length) {
   bool ok = true;
   for (size_t at = 0, size; ok && at < length; at += size) {
     uint32_t codepoint = bpdq_utf8_decode(text + at, &size);
-    if (codepoint >= 0x300 && bpdq_is_inert_in_normalization(codepoint))
+    /* U+11A7 is no Hangul trailing consonant, but utf8proc before 2.9 composes it away as one. */
+    if (codepoint == 0x11a7 || (codepoint >= 0x300 && bpdq_is_inert_in_normalization(codepoint)))
       ok = flush_run(&run, out) && bpdq_text_append(out, text + at, size);
     else if (codepoint < 0x80)
       /* ASCII starts a new run: it composes with nothing before it. */

@@ -262,7 +262,7 @@ static bpdq_status compile(const char *expression, size_t length, uint32_t optio
   pcre2_set_newline(context, PCRE2_NEWLINE_LF);
   int code = 0;
   PCRE2_SIZE offset = 0;
-  made->code = pcre2_compile((PCRE2_SPTR)expression, length, PCRE2_UTF | PCRE2_UCP | options, &code, &offset, context);
+  made->code = pcre2_compile((PCRE2_SPTR)expression, length, PCRE2_UTF | options, &code, &offset, context);
   pcre2_compile_context_free(context);
   if (!made->code) {
     char reason[160] = "";
@@ -280,7 +280,7 @@ bpdq_status bpdq_pattern_compile(const char *expression, size_t length, bpdq_pat
   char *translated;
   *pattern = NULL;
   BPDQ_TRY(bpdq_pattern_translate(expression, length, &translated, error));
-  bpdq_status status = compile(translated, strlen(translated), 0, pattern, error);
+  bpdq_status status = compile(translated, strlen(translated), PCRE2_UCP, pattern, error);
   free(translated);
   return status;
 }
