@@ -1,0 +1,138 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sampling.h"
+
+#define DEFAULT_CONTEXT 4096
+
+typedef struct run_flags {
+  const char *prompt, *file;
+} run_flags;
+
+static const option options[] = {
+    {'p', "prompt", OPTION_TEXT, offsetof(run_flags, prompt), "TEXT", "what to continue", 0, 0, NULL},
+    {'f', "file", OPTION_TEXT, offsetof(run_flags, file), "FILE", "read the prompt from a file (- is standard input)", 0, 0, NULL},
+};
+static const option_table table = TABLE_OF("options", options);
+
+/* The generated text: to stdout as it comes, or collected for --json. */
+typedef struct printer {
+  bool stream;
+  char *text;
+  size_t length, capacity;
+  bool line_ended; /* the last character was a newline */
+  bool failed;
+} printer;
+
+static bool collect(printer *p, const char *text, size_t length) {
+  if (p->length + length + 1 > p->capacity) {
+    size_t capacity = 2 * (p->length + length) + 256;
+    char *larger = realloc(p->text, capacity);
+    if (!larger) return false;
+    p->text = larger;
+    p->capacity = capacity;
+  }
+  memcpy(p->text + p->length, text, length);
+  p->length += length;
+  p->text[p->length] = 0;
+  return true;
+}
+
+static bool on_text(void *user, int32_t token, const char *text, size_t length) {
+  (void)token;
+  printer *p = user;
+  if (p->stream) {
+    p->failed |= length && (fwrite(text, 1, length, stdout) != length || fflush(stdout) != 0);
+    if (length) p->line_ended = text[length - 1] == '\n';
+  } else {
+    p->failed |= !collect(p, text, length);
+  }
+  return !p->failed && !console_interrupted();
+}
+
+/* Room for the prompt and what is to be generated, as far as the model goes, where --ctx does not say otherwise. */
+static int64_t context_for(const bpdq_model *model, size_t prompt_tokens, int64_t new_tokens) {
+  bpdq_model_info info;
+  bpdq_model_get_info(model, &info);
+  int64_t wanted = (int64_t)prompt_tokens + new_tokens;
+  if (wanted < DEFAULT_CONTEXT) wanted = DEFAULT_CONTEXT;
+  return wanted < info.context_length ? wanted : info.context_length;
+}
+
+static int print_result(const char *prompt, size_t prompt_length, const printer *p, const bpdq_generation *g) {
+  return cli_print_json(json_pack("{so so sI sI sf sf sb}", "prompt", cli_json_text(prompt, prompt_length), "text",
+                                  cli_json_text(p->text ? p->text : "", p->length), "prompt_tokens", (json_int_t)g->prompt_tokens,
+                                  "generated_tokens", (json_int_t)g->generated_tokens, "prompt_tokens_per_second",
+                                  cli_rate(g->prompt_tokens, g->prompt_seconds), "decode_tokens_per_second",
+                                  cli_rate(g->generated_tokens, g->decode_seconds), "end_of_text", g->end_of_text));
+}
+
+static int generate(cli_model *loaded, const model_flags *flags, const sampling_flags *sampling, const char *prompt, size_t length) {
+  bpdq_error error = {0};
+  int32_t *ids = NULL;
+  size_t count = 0;
+  bpdq_session *session = NULL;
+  bpdq_generation result = {0};
+  printer out = {.stream = !flags->json};
+  bpdq_session_options options = cli_session_options(flags);
+  bpdq_sampling chosen = cli_sampling(sampling);
+  bpdq_status status = bpdq_tokenize(loaded->model, prompt, length, true, &ids, &count, &error);
+  if (!options.context) options.context = context_for(loaded->model, count, sampling->tokens);
+  if (status == BPDQ_OK) status = bpdq_session_create(loaded->model, &options, &session, &error);
+  if (status == BPDQ_OK) {
+    if ((int64_t)count <= bpdq_session_context(session)) cli_log_release(&loaded->log);
+    console_stop_session(session);
+    status = bpdq_generate(session, ids, count, (size_t)sampling->tokens, &chosen, on_text, &out, &result, &error);
+    console_stop_session(NULL);
+  }
+  int code;
+  if (out.stream && result.generated_tokens && !out.line_ended) putchar('\n');
+  fflush(stdout);
+  if (out.failed)
+    code = cli_fail_text("standard output: cannot be written");
+  else if (status != BPDQ_OK)
+    code = cli_fail(&error);
+  else
+    code = flags->json ? print_result(prompt, length, &out, &result) : 0;
+  if (code == 0 && !flags->quiet) cli_print_speed(&result);
+  bpdq_session_free(session);
+  bpdq_free(ids);
+  free(out.text);
+  return code;
+}
+
+static int run(const command *self, int argc, char **argv) {
+  run_flags own = {0};
+  sampling_flags sampling = sampling_flags_default();
+  model_flags flags = model_flags_default();
+  void *bases[] = {&own, &sampling, &flags};
+  const char *words[MAX_POSITIONALS];
+  int code;
+  if (!options_parse(self, bases, argc, argv, words, &code)) return code;
+  if (!own.prompt == !own.file) return options_wrong(self, own.file ? "-p and -f exclude each other" : "-p TEXT or -f FILE is missing");
+  char *from_file = NULL;
+  size_t length = own.prompt ? strlen(own.prompt) : 0;
+  if (own.file && !(from_file = cli_read_file(own.file, &length))) return 1;
+  cli_model loaded;
+  code = cli_load(words[0], &flags, false, &loaded);
+  if (code == 0) {
+    code = generate(&loaded, &flags, &sampling, from_file ? from_file : own.prompt, length);
+    cli_unload(&loaded);
+  }
+  free(from_file);
+  return code;
+}
+
+const command command_run = {
+    .name = "run",
+    .summary = "continue a text",
+    .positionals = {"MODEL"},
+    .tables = {&table, &sampling_flag_table, &model_flag_table},
+    .details = "The text is streamed to stdout, the speed of prompt and decoding goes to stderr.",
+    .examples =
+        "bpdq run Qwen2.5-7B-k2 -p \"It was a dark and stormy night, and the\" -n 200\n"
+        "bpdq run Qwen2.5-7B-k2 -p \"The capital of France is\" -n 8 --temp 0\n"
+        "bpdq run Qwen2.5-7B-k2 -f letter.txt --temp 1 --top-k 0 --min-p 0.05 --seed 7 --json",
+    .run = run,
+};

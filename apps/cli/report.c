@@ -1,0 +1,80 @@
+#include "report.h"
+
+#include <stdio.h>
+
+const char *const report_format_words[] = {"md", "json", "csv", NULL};
+
+static void print_cell(const json_t *value, int decimals, double scale) {
+  if (json_is_string(value))
+    printf("%s", json_string_value(value));
+  else if (json_is_integer(value) && !scale)
+    printf("%lld", (long long)json_integer_value(value));
+  else if (json_is_number(value))
+    printf("%.*f", decimals, json_number_value(value) * (scale ? scale : 1));
+  else
+    printf("-");
+}
+
+static void print_markdown(const report_column *columns, size_t count, const json_t *rows, const json_t *facts) {
+  const char *key;
+  const json_t *value;
+  void *position;
+  for (position = json_object_iter((json_t *)facts); position; position = json_object_iter_next((json_t *)facts, position)) {
+    key = json_object_iter_key(position);
+    value = json_object_iter_value(position);
+    printf("%s: ", key);
+    print_cell(value, 1, 0);
+    printf("\n");
+  }
+  printf("\n|");
+  for (size_t i = 0; i < count; i++) printf(" %s |", columns[i].heading);
+  printf("\n|");
+  for (size_t i = 0; i < count; i++) printf(columns[i].decimals < 0 ? "---|" : "---:|");
+  printf("\n");
+  for (size_t r = 0; r < json_array_size(rows); r++) {
+    printf("|");
+    for (size_t i = 0; i < count; i++) {
+      printf(" ");
+      print_cell(json_object_get(json_array_get(rows, r), columns[i].key), columns[i].decimals, columns[i].scale);
+      printf(" |");
+    }
+    printf("\n");
+  }
+}
+
+static void print_csv(const report_column *columns, size_t count, const json_t *rows) {
+  for (size_t i = 0; i < count; i++) printf("%s%s", i ? "," : "", columns[i].key);
+  printf("\n");
+  for (size_t r = 0; r < json_array_size(rows); r++) {
+    for (size_t i = 0; i < count; i++) {
+      const json_t *value = json_object_get(json_array_get(rows, r), columns[i].key);
+      if (i) printf(",");
+      if (json_is_real(value))
+        printf("%.9g", json_real_value(value));
+      else if (json_is_string(value))
+        printf("\"%s\"", json_string_value(value));
+      else
+        print_cell(value, 0, 0);
+    }
+    printf("\n");
+  }
+}
+
+int report_print(report_format format, const report_column *columns, size_t count, json_t *rows, json_t *facts) {
+  if (!rows || !facts) {
+    json_decref(rows);
+    json_decref(facts);
+    return cli_fail_text("out of memory for the results");
+  }
+  if (format == REPORT_JSON) {
+    json_object_set_new(facts, "rows", rows);
+    return cli_print_json(facts);
+  }
+  if (format == REPORT_MD)
+    print_markdown(columns, count, rows, facts);
+  else
+    print_csv(columns, count, rows);
+  json_decref(rows);
+  json_decref(facts);
+  return 0;
+}
