@@ -2,10 +2,10 @@
  *
  *   cpu_backend.c   registration, limits, memory accounting, bandwidth      cpu_linear.c     products: one row, several rows
  *   cpu_features.c  which kernels this processor can run                    cpu_attention.c  attention over the cache
- *   cpu_weight.c    repacking of weights                                    cpu_rope.c       rotation and cache writes
- *   cpu_state.c     tensors of a session                                    cpu_top_k.c      selection and log-sum-exp
- *   cpu_compile.c   checking of programs                                    cpu_run.c        the op loop, transforms
- *   kernels_*.c     the inner loops, once per instruction set               cpu_kernels.h    their common interface
+ *   cpu_weight.c    repacking of weights (cpu_head.c: 8-bit head)                                    cpu_rope.c       rotation and cache
+ * writes cpu_state.c     tensors of a session                                    cpu_top_k.c      selection and log-sum-exp cpu_compile.c
+ * checking of programs                                    cpu_run.c        the op loop, transforms kernels_*.c     the inner loops, once
+ * per instruction set               cpu_kernels.h    their common interface
  */
 #ifndef BPDQ_BACKEND_CPU_H
 #define BPDQ_BACKEND_CPU_H
@@ -38,8 +38,9 @@ struct bpdq_weight {
   cpu_planes planes;     /* PLANES */
   cpu_dense_part *parts; /* DENSE */
   int part_count;
-  float *vector;    /* VECTOR: [rows] */
-  uint8_t *head8;   /* a head in 8 bits (cpu_kernels.h: head rows), or NULL; used where activations are not f32 */
+  float *vector;  /* VECTOR: [rows] */
+  uint8_t *head8; /* a head's rows in 8 bits (cpu_head.c), or NULL; used unless activations are f32 */
+  uint64_t head8_bytes;
   uint8_t *memory;  /* what this weight owns: tiles, copied rows or the vector */
   uint64_t bytes;   /* owned, as accounted */
   uint64_t touched; /* bytes that one pass reads */
@@ -91,6 +92,16 @@ bpdq_status cpu_weight_create(bpdq_backend *backend, const bpdq_weight_desc *des
 bpdq_status cpu_weight_random(bpdq_backend *backend, const bpdq_weight_desc *desc, uint64_t seed, bpdq_weight **weight, bpdq_error *error);
 void cpu_weight_destroy(bpdq_backend *backend, bpdq_weight *weight);
 uint64_t cpu_weight_bytes(const bpdq_weight *weight);
+
+/* Columns of a matrix row as products want it: whole groups and whole head blocks. */
+int64_t cpu_padded_columns(const bpdq_weight *weight);
+/* Pointers to up to `wanted` stored rows of a dense matrix from `row` on that lie in one part; returns how many. */
+int cpu_dense_rows(const bpdq_weight *weight, int64_t row, int wanted, const uint8_t **rows, bpdq_dtype *dtype);
+
+/* Adds the 8-bit copy to a dense matrix. */
+bpdq_status cpu_head8_create(cpu_backend *backend, const char *name, bpdq_weight *weight, bpdq_error *error);
+/* values[count] of one row from `first_column`, a multiple of CPU_HEAD_BLOCK. */
+void cpu_head8_values(const bpdq_weight *weight, int64_t row, int64_t first_column, int64_t count, float *values);
 
 bpdq_status cpu_state_create(bpdq_backend *backend, const bpdq_tensor_desc *tensors, size_t count, bpdq_state **state, bpdq_error *error);
 void cpu_state_destroy(bpdq_backend *backend, bpdq_state *state);

@@ -79,7 +79,7 @@ typedef struct cpu_kernels {
   void (*dense_product)(const uint8_t *const *rows, int count, bpdq_dtype dtype, const float *x, int64_t columns, float *y);
   /* values[columns] = one row's values from `first_column` */
   void (*dense_values)(const uint8_t *row, bpdq_dtype dtype, int64_t first_column, int64_t columns, float *values);
-  /* Rows of an 8-bit head: [columns padded to CPU_HEAD_BLOCK] int8, then f32 scales [columns / CPU_HEAD_BLOCK], x zero-padded. */
+  /* Rows of an 8-bit head (cpu_head.c). y[i] = rows[i] . x for count <= 4 rows; x is zero-padded to padded_columns. */
   void (*head8_product)(const uint8_t *const *rows, int count, const float *x, int64_t padded_columns, float *y);
 
   /* c[token_block][32] (+)= x . panel, x packed [columns][token_block]; f32 sums over at most CPU_PANEL_COLUMNS columns, then added. */
@@ -106,6 +106,9 @@ extern const cpu_kernels cpu_kernels_neon;   /* aarch64 */
 /* The best kernels of this processor; BPDQ_CPU_KERNELS ("plain", "avx2", "avx512", "neon") asks for others. NULL, with *asked naming it,
  * where that variable names kernels that this processor cannot run. `features` describes the paths in use. */
 const cpu_kernels *cpu_choose_kernels(char *features, size_t size, const char **asked);
+
+/* Bytes of a row of an 8-bit head: int8 [padded_columns], then bf16 scales [padded_columns / CPU_HEAD_BLOCK]. */
+static inline int64_t cpu_head8_row_bytes(int64_t padded_columns) { return padded_columns + padded_columns / CPU_HEAD_BLOCK * 2; }
 
 static inline uint64_t cpu_padded_dim(int64_t head_dim) { return ((uint64_t)head_dim + 15) / 16 * 16; }
 /* Bytes of one KV block of one head; blocks are ordered [cache rows / 64][kv head]. */

@@ -18,15 +18,10 @@ typedef struct linear_job {
   int64_t tokens;
   int64_t padded; /* columns of a prepared row, with zeros at the end */
   int64_t piece;  /* columns that one task prepares when there is one token */
+  bool head8;     /* read the 8-bit copy of a head */
   float factor;   /* of the RMS norm when there is one token */
   int64_t tiles_per_task, tile_count;
 } linear_job;
-
-static int64_t padded_columns(const bpdq_weight *weight) {
-  uint64_t columns = (uint64_t)weight->columns;
-  if (weight->kind == BPDQ_WEIGHT_PLANES) columns = (uint64_t)weight->planes.groups * (uint64_t)weight->planes.group;
-  return (int64_t)bpdq_round_up(columns, CPU_HEAD_BLOCK);
-}
 
 static bool is_few(const bpdq_weight *weight, int64_t tokens) {
   return tokens <= (weight->kind == BPDQ_WEIGHT_PLANES ? (int64_t)CPU_TABLE_TOKENS : CPU_DENSE_TOKENS);
@@ -37,7 +32,7 @@ static float *thread_memory(const bpdq_executable *executable, int thread) {
 }
 
 void cpu_linear_needs(const cpu_backend *backend, const bpdq_op_linear *op, int64_t max_tokens, cpu_needs *needs) {
-  uint64_t padded = (uint64_t)padded_columns(op->weight), block = (uint64_t)backend->kernels->token_block;
+  uint64_t padded = (uint64_t)cpu_padded_columns(op->weight), block = (uint64_t)backend->kernels->token_block;
   uint64_t tokens = op->rows == BPDQ_ROWS_LAST ? 1 : (uint64_t)max_tokens, packed = bpdq_round_up(tokens, block);
   uint64_t few = tokens < CPU_DENSE_TOKENS ? tokens : CPU_DENSE_TOKENS;
   cpu_raise(&needs->rows_floats, few * padded);
@@ -128,22 +123,6 @@ static void planes_task(void *context, int64_t index, int thread) {
   }
 }
 
-/* Pointers to up to `wanted` stored rows from `row` that lie in one part; returns how many. */
-static int part_rows(const bpdq_weight *weight, int64_t row, int wanted, const uint8_t **rows, bpdq_dtype *dtype) {
-  for (int i = 0; i < weight->part_count; i++) {
-    const cpu_dense_part *part = &weight->parts[i];
-    if (row < part->rows) {
-      int count = part->rows - row < wanted ? (int)(part->rows - row) : wanted;
-      uint64_t bytes = (uint64_t)weight->columns * bpdq_dtype_size(part->dtype);
-      for (int r = 0; r < count; r++) rows[r] = part->data + (uint64_t)(row + r) * bytes;
-      *dtype = part->dtype;
-      return count;
-    }
-    row -= part->rows;
-  }
-  return 0;
-}
-
 static void dense_task(void *context, int64_t index, int thread) {
   (void)thread;
   const linear_job *job = context;
@@ -153,10 +132,18 @@ static void dense_task(void *context, int64_t index, int thread) {
   while (row < end) {
     const uint8_t *rows[4];
     bpdq_dtype dtype = BPDQ_F32;
-    int count = part_rows(weight, row, end - row < 4 ? (int)(end - row) : 4, rows, &dtype);
+    int count = end - row < 4 ? (int)(end - row) : 4;
+    if (job->head8)
+      for (int r = 0; r < count; r++) rows[r] = weight->head8 + (row + r) * cpu_head8_row_bytes(job->padded);
+    else
+      count = cpu_dense_rows(weight, row, count, rows, &dtype);
     for (int64_t token = 0; token < job->tokens; token++) {
+      const float *x = job->executable->scratch.rows + token * job->padded;
       float y[4];
-      job->kernels->dense_product(rows, count, dtype, job->executable->scratch.rows + token * job->padded, weight->columns, y);
+      if (job->head8)
+        job->kernels->head8_product(rows, count, x, job->padded, y);
+      else
+        job->kernels->dense_product(rows, count, dtype, x, weight->columns, y);
       write_rows(job, token, row, count, y);
     }
     row += count;
@@ -186,7 +173,9 @@ static void dense_panel(const linear_job *job, int64_t tile, int64_t first_colum
   for (int r = 0; r < CPU_TILE; r++) {
     const uint8_t *row;
     bpdq_dtype dtype = BPDQ_F32;
-    if (part_rows(weight, tile * CPU_TILE + r, 1, &row, &dtype))
+    if (job->head8 && tile * CPU_TILE + r < weight->rows)
+      cpu_head8_values(weight, tile * CPU_TILE + r, first_column, columns, values);
+    else if (cpu_dense_rows(weight, tile * CPU_TILE + r, 1, &row, &dtype))
       job->kernels->dense_values(row, dtype, first_column, columns, values);
     else
       memset(values, 0, (size_t)columns * sizeof *values);
@@ -233,7 +222,8 @@ void cpu_run_linear(bpdq_executable *executable, const bpdq_op_linear *op, const
   job.output_stride = cpu_columns(state, op->output);
   job.input = cpu_floats(state, op->input) + (last ? run->tokens - 1 : 0) * job.input_stride;
   job.output = cpu_floats(state, op->output) + op->offset;
-  job.padded = padded_columns(op->weight);
+  job.padded = cpu_padded_columns(op->weight);
+  job.head8 = op->weight->head8 && executable->activations != BPDQ_ACTIVATIONS_F32;
   job.tile_count = (op->weight->rows + CPU_TILE - 1) / CPU_TILE;
   if (is_few(op->weight, job.tokens)) {
     job.tiles_per_task = tiles_per_task(job.tile_count, bpdq_pool_threads(pool));

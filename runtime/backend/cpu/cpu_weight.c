@@ -214,6 +214,27 @@ static bpdq_status make_vector(cpu_backend *backend, const bpdq_weight_desc *des
   return BPDQ_OK;
 }
 
+int64_t cpu_padded_columns(const bpdq_weight *weight) {
+  uint64_t columns = (uint64_t)weight->columns;
+  if (weight->kind == BPDQ_WEIGHT_PLANES) columns = (uint64_t)weight->planes.groups * (uint64_t)weight->planes.group;
+  return (int64_t)bpdq_round_up(columns, CPU_HEAD_BLOCK);
+}
+
+int cpu_dense_rows(const bpdq_weight *weight, int64_t row, int wanted, const uint8_t **rows, bpdq_dtype *dtype) {
+  for (int i = 0; i < weight->part_count; i++) {
+    const cpu_dense_part *part = &weight->parts[i];
+    if (row < part->rows) {
+      int count = part->rows - row < wanted ? (int)(part->rows - row) : wanted;
+      uint64_t bytes = (uint64_t)weight->columns * bpdq_dtype_size(part->dtype);
+      for (int r = 0; r < count; r++) rows[r] = part->data + (uint64_t)(row + r) * bytes;
+      *dtype = part->dtype;
+      return count;
+    }
+    row -= part->rows;
+  }
+  return 0;
+}
+
 /* ---- creation ---- */
 
 static bool is_float(bpdq_dtype type) { return type == BPDQ_F32 || type == BPDQ_F16 || type == BPDQ_BF16; }
@@ -261,6 +282,7 @@ static bpdq_status create_weight(cpu_backend *backend, const bpdq_weight_desc *d
     status = make_random_dense(backend, desc, seed, weight, error);
   else
     status = make_dense(backend, desc, weight, error);
+  if (status == BPDQ_OK && desc->kind == BPDQ_WEIGHT_DENSE && desc->is_head) status = cpu_head8_create(backend, desc->name, weight, error);
   if (status != BPDQ_OK) {
     cpu_weight_destroy(&backend->base, weight);
     return status;
@@ -280,6 +302,7 @@ bpdq_status cpu_weight_random(bpdq_backend *backend, const bpdq_weight_desc *des
 void cpu_weight_destroy(bpdq_backend *backend, bpdq_weight *weight) {
   if (!weight) return;
   cpu_release((cpu_backend *)backend, weight->memory, weight->bytes);
+  cpu_release((cpu_backend *)backend, weight->head8, weight->head8_bytes);
   free(weight->parts);
   free(weight);
 }

@@ -11,6 +11,10 @@
 
 static inline vf load_f16(const uint8_t *data) { return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)data)); }
 
+static inline vf load_int8(const uint8_t *data) {
+  return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)data)));
+}
+
 static inline void store_f16_vector(uint16_t *out, vf value) {
   _mm_storeu_si128((__m128i *)(void *)out, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
@@ -30,6 +34,8 @@ static inline void load_words(const uint8_t *chunk, uint32_t *words) {
 
 #include "backend/cpu/kernels_common.h"
 
+enum { PREFETCH = 8192 }; /* bytes ahead in the tile's stream */
+
 /* vpshufb looks the nibbles of 32 rows up; bytes are added in 16 bits, even and odd rows apart. */
 static inline __attribute__((always_inline)) void look_up(const uint8_t *bits, const uint8_t *tables, int chunks, int digits,
                                                           uint16_t (*sums)[CPU_TILE]) {
@@ -37,8 +43,8 @@ static inline __attribute__((always_inline)) void look_up(const uint8_t *bits, c
   __m256i even[4], odd[4];
   UNROLL(4) for (int d = 0; d < digits; d++) even[d] = odd[d] = _mm256_setzero_si256();
   for (int c = 0; c < chunks; c++, bits += CPU_CHUNK_BYTES, tables += 128 * digits) {
-    _mm_prefetch((const char *)bits + 2048, _MM_HINT_T0);
-    _mm_prefetch((const char *)bits + 2112, _MM_HINT_T0);
+    _mm_prefetch((const char *)bits + PREFETCH, _MM_HINT_T0);
+    _mm_prefetch((const char *)bits + PREFETCH + 64, _MM_HINT_T0);
     UNROLL(4) for (int j = 0; j < 4; j++) {
       __m256i bytes = _mm256_load_si256((const __m256i *)(const void *)(bits + j * CPU_TILE));
       UNROLL(2) for (int h = 0; h < 2; h++) {
@@ -57,6 +63,14 @@ static inline __attribute__((always_inline)) void look_up(const uint8_t *bits, c
     _mm256_store_si256((__m256i *)(void *)sums[d], _mm256_permute2x128_si256(first, second, 0x20));
     _mm256_store_si256((__m256i *)(void *)(sums[d] + 16), _mm256_permute2x128_si256(first, second, 0x31));
   }
+}
+
+/* The lowest byte of 16 words. */
+static inline void store_low_bytes(uint8_t *out, const vu *words) {
+  const __m256i byte = _mm256_set1_epi32(255);
+  __m256i first = _mm256_and_si256((__m256i)words[0], byte), second = _mm256_and_si256((__m256i)words[1], byte);
+  __m256i halves = _mm256_permute4x64_epi64(_mm256_packus_epi32(first, second), 0xD8);
+  _mm_store_si128((__m128i *)(void *)out, _mm_packus_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
 }
 
 #include "backend/cpu/kernels_byte_planar.h"

@@ -12,6 +12,10 @@
 
 static inline vf load_f16(const uint8_t *data) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)data)); }
 
+static inline vf load_int8(const uint8_t *data) {
+  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)data)));
+}
+
 static inline void store_f16_vector(uint16_t *out, vf value) {
   _mm256_storeu_si256((__m256i *)(void *)out, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
@@ -84,6 +88,8 @@ static void tabulate(const float *x, int group, int64_t first, int64_t count, cp
   for (int64_t q = first; q < first + count; q++) tabulate_group(x + q * group, group, q, tables);
 }
 
+enum { PREFETCH = 8192 }; /* bytes ahead in the tile's stream: on a Sapphire Rapids core 12.0 GB/s, with 2048 9.8 GB/s */
+
 /* Adds one plane of a group: look-ups of `chunks` x 32 columns for 32 rows, summed per digit and 16 rows. */
 static inline __attribute__((always_inline)) void look_up(const uint8_t *bits, const uint8_t *tables, int chunks, int digits,
                                                           __m512i (*sums)[2]) {
@@ -91,13 +97,13 @@ static inline __attribute__((always_inline)) void look_up(const uint8_t *bits, c
   UNROLL(4) for (int d = 0; d < digits; d++) sums[d][0] = sums[d][1] = _mm512_setzero_si512();
   for (int c = 0; c < chunks; c++, bits += CPU_CHUNK_BYTES) {
     __m512i words[2] = {_mm512_load_si512(bits), _mm512_load_si512(bits + 64)};
-    _mm_prefetch((const char *)bits + 2048, _MM_HINT_T0);
-    _mm_prefetch((const char *)bits + 2112, _MM_HINT_T0);
+    _mm_prefetch((const char *)bits + PREFETCH, _MM_HINT_T0);
+    _mm_prefetch((const char *)bits + PREFETCH + 64, _MM_HINT_T0);
     UNROLL(2) for (int h = 0; h < 2; h++) {
       __m512i index[2];
       UNROLL(2)
       for (int r = 0; r < 2; r++) /* (word >> 4 h & 15) | 16 * byte */
-          index[r] = _mm512_ternarylogic_epi32(h ? _mm512_srli_epi32(words[r], 4) : words[r], nibble, select, 0xEA);
+        index[r] = _mm512_ternarylogic_epi32(h ? _mm512_srli_epi32(words[r], 4) : words[r], nibble, select, 0xEA);
       UNROLL(4) for (int d = 0; d < digits; d++, tables += 64) {
         __m512i table = _mm512_load_si512(tables);
         UNROLL(2) for (int r = 0; r < 2; r++) sums[d][r] = _mm512_dpbusd_epi32(sums[d][r], _mm512_permutexvar_epi8(index[r], table), ones);
@@ -126,8 +132,9 @@ static inline __attribute__((always_inline)) void product(const cpu_planes *plan
       __m512i sums[4][2];
       look_up(tile + p * plane_bytes, table, chunks, digits, sums);
       UNROLL(2)
-      for (int r = 0; r < 2; r++) sum[r] = _mm512_fmadd_ps((__m512)load_values(coefficients + r * 16 * size, type),
-                                                           combine_digits(sums, r, digits, tables->offset + 2 * q), sum[r]);
+      for (int r = 0; r < 2; r++)
+        sum[r] = _mm512_fmadd_ps((__m512)load_values(coefficients + r * 16 * size, type),
+                                 combine_digits(sums, r, digits, tables->offset + 2 * q), sum[r]);
     }
     UNROLL(2) for (int r = 0; r < 2; r++) {
       total[r] = _mm512_fmadd_ps(sum[r], _mm512_set1_ps(tables->scale[q]), total[r]);

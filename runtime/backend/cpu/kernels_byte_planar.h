@@ -1,15 +1,19 @@
 /* Tables and products for instruction sets whose byte shuffle looks all bytes up in one table (AVX2, NEON). Bits are byte-planar: the
  * bytes of a shuffle are the same columns of 32 rows. The including file supplies
- *   look_up(bits, tables, chunks, digits, sums)   adds up one plane of a group: sums[digit][row], at most 64 look-ups of 255 each */
+ *   look_up(bits, tables, chunks, digits, sums)   adds up one plane of a group: sums[digit][row], at most 64 look-ups of 255 each
+ *   store_low_bytes(out, words)                   16 words, in vectors, to 16 bytes */
 #include "backend/cpu/kernels_tables.h"
-
-typedef uint32_t entries __attribute__((vector_size(64)));
-typedef uint8_t entry_bytes __attribute__((vector_size(16)));
 
 /* Activations as integers, and per 4 of them the offset that makes every subset sum positive, in whole units of the digits kept. */
 static void integers_and_offsets(const float *x, int group, const table_scale *scale, int32_t *values, uint32_t *offsets) {
   uint32_t unit = (1u << scale->shift) - 1;
-  for (int j = 0; j < group; j++) values[j] = (int32_t)lrintf(x[j] * scale->inverse);
+  const vf shift = broadcast(12582912.0f), exact = broadcast(4194304.0f); /* from 2^22 on the trick does not hold, nor is it needed */
+  for (int j = 0; j < group; j += KERNEL_LANES) {
+    vf value = load_f32(x + j) * scale->inverse;
+    vi small = (value < exact) & (value > -exact);
+    vi rounded = __builtin_convertvector(choose(small, (value + shift) - shift, value), vi);
+    memcpy(values + j, &rounded, sizeof rounded);
+  }
   for (int i = 0; i < group / 4; i++) {
     uint32_t negative = 0;
     for (int b = 0; b < 4; b++) negative += values[4 * i + b] < 0 ? 0u - (uint32_t)values[4 * i + b] : 0;
@@ -17,11 +21,22 @@ static void integers_and_offsets(const float *x, int group, const table_scale *s
   }
 }
 
+enum { ENTRY_VECTORS = 16 / KERNEL_LANES };
+
+/* sums[e] = (start + the values at the bits of e) >> shift, e = 0..15 */
+static inline void subset_sums(const int32_t *values, uint32_t start, int shift, vu *sums) {
+  static const uint32_t bits[4][16] = {{0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u},
+                                       {0, 0, ~0u, ~0u, 0, 0, ~0u, ~0u, 0, 0, ~0u, ~0u, 0, 0, ~0u, ~0u},
+                                       {0, 0, 0, 0, ~0u, ~0u, ~0u, ~0u, 0, 0, 0, 0, ~0u, ~0u, ~0u, ~0u},
+                                       {0, 0, 0, 0, 0, 0, 0, 0, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u}};
+  UNROLL(4) for (int v = 0; v < ENTRY_VECTORS; v++) {
+    vu sum = (vu){0} + start;
+    UNROLL(4) for (int b = 0; b < 4; b++) sum += load_u32(bits[b] + v * KERNEL_LANES) & (uint32_t)values[b];
+    sums[v] = sum >> (uint32_t)shift;
+  }
+}
+
 static void tabulate_group(const float *x, int group, int64_t q, cpu_tables *tables) {
-  static const entries bits[4] = {{0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u, 0, ~0u},
-                                  {0, 0, ~0u, ~0u, 0, 0, ~0u, ~0u, 0, 0, ~0u, ~0u, 0, 0, ~0u, ~0u},
-                                  {0, 0, 0, 0, ~0u, ~0u, ~0u, ~0u, 0, 0, 0, 0, ~0u, ~0u, ~0u, ~0u},
-                                  {0, 0, 0, 0, 0, 0, 0, 0, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u, ~0u}};
   int32_t values[256];
   uint32_t offsets[64], low = 0, high = 0;
   float largest_sum = 0, sum[4] = {0};
@@ -39,13 +54,12 @@ static void tabulate_group(const float *x, int group, int64_t q, cpu_tables *tab
   for (int i = 0; i < group / 4; i++) {
     low += offsets[i] >> scale.shift & 0xffff;
     high += offsets[i] >> scale.shift >> 16;
-    entries e = (entries){0} + (offsets[i] + half);
-    for (int b = 0; b < 4; b++) e += bits[b] & (uint32_t)values[4 * i + b];
-    e >>= (uint32_t)scale.shift;
+    vu sums[ENTRY_VECTORS];
+    subset_sums(values + 4 * i, offsets[i] + half, scale.shift, sums);
     uint8_t *at = out + table_position(i, tables->digits);
-    for (int d = 0; d < tables->digits; d++, e >>= 8) {
-      entry_bytes bytes = __builtin_convertvector(e & 255u, entry_bytes);
-      memcpy(at + 64 * d, &bytes, sizeof bytes);
+    for (int d = 0; d < tables->digits; d++) {
+      store_low_bytes(at + 64 * d, sums);
+      UNROLL(4) for (int v = 0; v < ENTRY_VECTORS; v++) sums[v] >>= 8;
     }
   }
   tables->offset[2 * q] = (int32_t)low;
@@ -87,8 +101,9 @@ static inline __attribute__((always_inline)) void product(const cpu_planes *plan
       uint16_t sums[4][CPU_TILE] __attribute__((aligned(64)));
       look_up(tile + p * plane_bytes, table, chunks, digits, sums);
       UNROLL(8)
-      for (int v = 0; v < VECTORS; v++) sum[v] += load_values(coefficients + v * KERNEL_LANES * size, type) *
-                                                  combine_digits(sums, v * KERNEL_LANES, digits, tables->offset + 2 * q);
+      for (int v = 0; v < VECTORS; v++)
+        sum[v] += load_values(coefficients + v * KERNEL_LANES * size, type) *
+                  combine_digits(sums, v * KERNEL_LANES, digits, tables->offset + 2 * q);
     }
     UNROLL(8) for (int v = 0; v < VECTORS; v++) {
       vf total = load_f32(y + v * KERNEL_LANES) + sum[v] * tables->scale[q];

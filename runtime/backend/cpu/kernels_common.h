@@ -81,19 +81,23 @@ static void dense_values(const uint8_t *row, bpdq_dtype dtype, int64_t first_col
 
 static inline __attribute__((always_inline)) void head8_product_rows(const uint8_t *const *rows, int count, const float *x,
                                                                      int64_t padded_columns, float *y) {
+  int64_t row_bytes = cpu_head8_row_bytes(padded_columns);
   vf total[4];
   UNROLL(4) for (int r = 0; r < count; r++) total[r] = (vf){0};
   for (int64_t block = 0; block < padded_columns / CPU_HEAD_BLOCK; block++) {
     vf sum[4];
-    UNROLL(4) for (int r = 0; r < count; r++) sum[r] = (vf){0};
+    UNROLL(4) for (int r = 0; r < count; r++) {
+      sum[r] = (vf){0};
+      __builtin_prefetch(rows[r] + 4 * row_bytes + block * CPU_HEAD_BLOCK); /* the row that follows the four at hand */
+    }
     UNROLL(16) for (int j = 0; j < CPU_HEAD_BLOCK; j += KERNEL_LANES) {
       vf values = load_f32(x + block * CPU_HEAD_BLOCK + j);
       UNROLL(4) for (int r = 0; r < count; r++) sum[r] += load_int8(rows[r] + block * CPU_HEAD_BLOCK + j) * values;
     }
     UNROLL(4) for (int r = 0; r < count; r++) {
-      float scale;
-      memcpy(&scale, rows[r] + padded_columns + block * 4, sizeof scale);
-      total[r] += sum[r] * broadcast(scale);
+      uint16_t scale;
+      memcpy(&scale, rows[r] + padded_columns + block * 2, sizeof scale);
+      total[r] += sum[r] * broadcast(bpdq_bf16_to_float(scale));
     }
   }
   UNROLL(4) for (int r = 0; r < count; r++) y[r] = sum_lanes(total[r]);
@@ -263,8 +267,8 @@ static inline __attribute__((always_inline)) void block_scores(const cpu_queries
       }
     }
     UNROLL(4)
-    for (int q = 0; q < count; q++) UNROLL(4) for (int v = 0; v < SCORE_VECTORS; v++)
-        store_f32(scores[q] + (first + v) * KERNEL_LANES, sum[q][v]);
+    for (int q = 0; q < count; q++)
+      UNROLL(4) for (int v = 0; v < SCORE_VECTORS; v++) store_f32(scores[q] + (first + v) * KERNEL_LANES, sum[q][v]);
   }
 }
 
@@ -297,8 +301,8 @@ static inline __attribute__((always_inline)) void block_values(cpu_queries *quer
                                                                int64_t d) {
   vf sum[CPU_QUERIES][KERNEL_VALUE_VECTORS];
   UNROLL(4)
-  for (int q = 0; q < count; q++) UNROLL(4) for (int i = 0; i < vectors; i++) sum[q][i] =
-      load_f32(queries->accumulator[base + q] + d + i * KERNEL_LANES);
+  for (int q = 0; q < count; q++)
+    UNROLL(4) for (int i = 0; i < vectors; i++) sum[q][i] = load_f32(queries->accumulator[base + q] + d + i * KERNEL_LANES);
   for (int j = from; j < to; j++) {
     vf values[KERNEL_VALUE_VECTORS];
     UNROLL(4) for (int i = 0; i < vectors; i++) values[i] = load_cached(v, j * queries->padded_dim + d + i * KERNEL_LANES, type);
@@ -308,8 +312,8 @@ static inline __attribute__((always_inline)) void block_values(cpu_queries *quer
     }
   }
   UNROLL(4)
-  for (int q = 0; q < count; q++) UNROLL(4) for (int i = 0; i < vectors; i++)
-      store_f32(queries->accumulator[base + q] + d + i * KERNEL_LANES, sum[q][i]);
+  for (int q = 0; q < count; q++)
+    UNROLL(4) for (int i = 0; i < vectors; i++) store_f32(queries->accumulator[base + q] + d + i * KERNEL_LANES, sum[q][i]);
 }
 
 static inline int clamp_to_block(int64_t row) { return row < 0 ? 0 : row > CPU_BLOCK ? CPU_BLOCK : (int)row; }

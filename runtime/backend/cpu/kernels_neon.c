@@ -13,6 +13,13 @@ static inline vf load_f16(const uint8_t *data) {
   return (vf)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)(const void *)data)));
 }
 
+static inline vf load_int8(const uint8_t *data) {
+  uint32_t bytes;
+  memcpy(&bytes, data, sizeof bytes);
+  int16x8_t halves = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(bytes)));
+  return (vf)vcvtq_f32_s32(vmovl_s16(vget_low_s16(halves)));
+}
+
 static inline void store_f16_vector(uint16_t *out, vf value) { vst1_u16(out, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)value))); }
 
 /* Four rows of 32 bytes to 32 words: vst4 interleaves. */
@@ -47,6 +54,13 @@ static inline __attribute__((always_inline)) void look_up(const uint8_t *bits, c
       }
     }
   UNROLL(4) for (int d = 0; d < digits; d++) UNROLL(4) for (int v = 0; v < 4; v++) vst1q_u16(sums[d] + 8 * v, sum[d][v]);
+}
+
+/* The lowest byte of 16 words. */
+static inline void store_low_bytes(uint8_t *out, const vu *words) {
+  uint16x8_t first = vcombine_u16(vmovn_u32((uint32x4_t)words[0]), vmovn_u32((uint32x4_t)words[1]));
+  uint16x8_t second = vcombine_u16(vmovn_u32((uint32x4_t)words[2]), vmovn_u32((uint32x4_t)words[3]));
+  vst1q_u8(out, vcombine_u8(vmovn_u16(first), vmovn_u16(second)));
 }
 
 #include "backend/cpu/kernels_byte_planar.h"

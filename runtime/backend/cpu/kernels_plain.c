@@ -16,6 +16,12 @@ static inline vf load_f16(const uint8_t *data) {
   return value;
 }
 
+static inline vf load_int8(const uint8_t *data) {
+  vf value;
+  for (int i = 0; i < KERNEL_LANES; i++) value[i] = (float)(int8_t)data[i];
+  return value;
+}
+
 static inline void store_f16_vector(uint16_t *out, vf value) {
   for (int i = 0; i < KERNEL_LANES; i++) out[i] = bpdq_float_to_f16(value[i]);
 }

@@ -1,5 +1,6 @@
 /* Vectors of KERNEL_LANES f32 in the compilers' own vector types, so that most kernels are written once. Included by kernels_*.c after
- * KERNEL_LANES is defined; load_f16 and store_f16_vector come from the instruction set. */
+ * KERNEL_LANES is defined; load_f16,
+ * store_f16_vector and load_int8 come from the instruction set (compilers widen bytes badly). */
 #include <stdint.h>
 #include <string.h>
 
@@ -14,7 +15,6 @@ typedef float vf __attribute__((vector_size(4 * KERNEL_LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * KERNEL_LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * KERNEL_LANES)));
 typedef uint16_t vh __attribute__((vector_size(2 * KERNEL_LANES)));
-typedef int8_t vb __attribute__((vector_size(KERNEL_LANES)));
 
 static inline vf load_f32(const float *data) {
   vf value;
@@ -36,12 +36,6 @@ static inline vf load_bf16(const uint8_t *data) {
   vh halves;
   memcpy(&halves, data, sizeof halves);
   return (vf)(__builtin_convertvector(halves, vu) << 16);
-}
-
-static inline vf load_int8(const uint8_t *data) {
-  vb bytes;
-  memcpy(&bytes, data, sizeof bytes);
-  return __builtin_convertvector(__builtin_convertvector(bytes, vi), vf);
 }
 
 static inline vf choose(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
