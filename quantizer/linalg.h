@@ -113,7 +113,7 @@ struct bpdq_algebra {
   bpdq_status (*keep_best)(bpdq_algebra *algebra, bpdq_work *work, bpdq_error *error);
   bpdq_status (*restore_best)(bpdq_algebra *algebra, bpdq_work *work, bpdq_error *error);
 
-  /* tr((W - Q) H (W - Q)^T) in float64 with the undamped H, against W, against T, and for Q = 0. */
+  /* tr((W - Q) H (W - Q)^T) in float64 with the undamped H, against W, against T, and for Q = 0; NULL: not wanted. */
   bpdq_status (*objective)(bpdq_algebra *algebra, bpdq_work *work, double *against_weight, double *against_target, double *of_zero,
                            bpdq_error *error);
   /* Allocates the result's arrays; free with bpdq_layer_result_free. */

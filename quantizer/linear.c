@@ -41,13 +41,12 @@ static bpdq_status compare_uniform(bpdq_algebra *algebra, const bpdq_inputs *inp
   plain.use_cross = plain.use_residual = false;
   bpdq_work *work;
   BPDQ_TRY(algebra->work_create(algebra, inputs, &plain, &work, error));
-  double unused;
   bpdq_status status;
   BPDQ_TRY_GOTO(algebra->uniform(algebra, work, false, error), done);
-  BPDQ_TRY_GOTO(algebra->objective(algebra, work, &report->objective_rtn, &unused, &report->objective_zero, error), done);
+  BPDQ_TRY_GOTO(algebra->objective(algebra, work, &report->objective_rtn, NULL, &report->objective_zero, error), done);
   if (!gptq) goto done;
   BPDQ_TRY_GOTO(algebra->uniform(algebra, work, true, error), done);
-  BPDQ_TRY_GOTO(algebra->objective(algebra, work, &report->objective_gptq, &unused, &report->objective_zero, error), done);
+  BPDQ_TRY_GOTO(algebra->objective(algebra, work, &report->objective_gptq, NULL, NULL, error), done);
 done:
   algebra->work_destroy(algebra, work);
   return status;
@@ -79,7 +78,9 @@ bpdq_status bpdq_quantize_linear(bpdq_algebra *algebra, const bpdq_inputs *input
   report->group = result->group;
   report->bits_per_weight = bpdq_bits_per_weight(result->columns, result->planes, result->group);
   report->seconds = (double)(bpdq_monotonic_nanoseconds() - begin) * 1e-9;
-  BPDQ_TRY_GOTO(algebra->objective(algebra, work, &report->objective, &report->objective_target, &report->objective_zero, error), done);
+  bool own_target = desc.use_cross || desc.use_residual; /* else T is W */
+  BPDQ_TRY_GOTO(algebra->objective(algebra, work, &report->objective, own_target ? &report->objective_target : NULL, NULL, error), done);
+  if (!own_target) report->objective_target = report->objective;
   BPDQ_TRY_GOTO(compare_uniform(algebra, inputs, &desc, options->compare_gptq && method->factor, report, error), done);
 done:
   if (status != BPDQ_OK) bpdq_layer_result_free(result);

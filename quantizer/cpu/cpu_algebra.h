@@ -7,18 +7,15 @@
 
 #include "core/threads.h"
 #include "linalg.h"
+#include "vector.h"
 
 enum {
   BPDQ_LANES = 16,    /* rows per tile: one AVX-512 register, two of AVX2 */
   BPDQ_ROW_CHUNK = 64 /* rows per matrix product: enough to keep it compute-bound, few enough to share small layers */
 };
 
-/* Clones of a kernel for the vector units found at run time. */
-#if defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
-#define BPDQ_VECTOR_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define BPDQ_VECTOR_CLONES
-#endif
+/* One value of each row of a tile. Compilers split it where registers are narrower. */
+typedef float bpdq_lanes __attribute__((vector_size(4 * BPDQ_LANES), aligned(4), may_alias));
 
 typedef struct bpdq_cpu_algebra {
   bpdq_algebra base;

@@ -64,8 +64,8 @@ BPDQ_VECTOR_CLONES static int64_t sweep_block(bpdq_work *work, int64_t begin, in
     memcpy(changes + (j - begin) * change_stride, delta, sizeof delta);
     if (!count) continue;
     moved += count;
-    for (int64_t i = begin; i < end; i++)
-      for (int lane = 0; lane < BPDQ_LANES; lane++) residual[i - begin][lane] -= metric[i] * delta[lane];
+    bpdq_lanes step = *(const bpdq_lanes *)delta;
+    for (int64_t i = begin; i < end; i++) *(bpdq_lanes *)residual[i - begin] -= step * metric[i];
   }
   for (int64_t j = begin; j < end; j++) memcpy(work->residual + j * stride + row, residual[j - begin], sizeof(lanes_t));
   return moved;

@@ -33,7 +33,8 @@ typedef struct row_loop {
   double *scratch;
   int64_t per_thread;
   bool use_cross, use_residual;
-  double *sums; /* [3][rows]: per-row objectives */
+  double *sums;   /* [3][rows]: per-row objectives against W, against T, of zero */
+  bool wanted[3]; /* which of them */
 } row_loop;
 
 static double *scratch_of(const row_loop *loop, int thread) { return loop->scratch + (int64_t)thread * loop->per_thread; }
@@ -242,24 +243,26 @@ static void compute_objective(void *context, int64_t index, int thread) {
       quantized[r * k + inputs->order[i]] = (double)quantized_value(work, i, first + r);
       difference[r * k + inputs->order[i]] = (double)work->target[i * work->stride + first + r] - quantized[r * k + inputs->order[i]];
     }
-  row_objectives(inputs->statistics, rows, difference, product, loop->sums + work->rows + first);
+  if (loop->wanted[1]) row_objectives(inputs->statistics, rows, difference, product, loop->sums + work->rows + first);
   for (int64_t i = 0; i < rows * k; i++) difference[i] = (double)work->weight[first * k + i] - quantized[i];
-  row_objectives(inputs->statistics, rows, difference, product, loop->sums + first);
+  if (loop->wanted[0]) row_objectives(inputs->statistics, rows, difference, product, loop->sums + first);
   for (int64_t i = 0; i < rows * k; i++) difference[i] = (double)work->weight[first * k + i];
-  row_objectives(inputs->statistics, rows, difference, product, loop->sums + 2 * work->rows + first);
+  if (loop->wanted[2]) row_objectives(inputs->statistics, rows, difference, product, loop->sums + 2 * work->rows + first);
 }
 
 bpdq_status bpdq_cpu_objective(bpdq_algebra *algebra, bpdq_work *work, double *against_weight, double *against_target, double *of_zero,
                                bpdq_error *error) {
   bpdq_cpu_algebra *cpu = (bpdq_cpu_algebra *)algebra;
+  double *const totals[3] = {against_weight, against_target, of_zero};
   row_loop loop = {.work = work, .per_thread = 3 * BPDQ_ROW_CHUNK * work->inputs->columns};
+  for (int i = 0; i < 3; i++) loop.wanted[i] = totals[i] != NULL;
   loop.scratch = bpdq_alloc_array((size_t)(cpu->threads * loop.per_thread), sizeof(double));
   loop.sums = bpdq_alloc_array((size_t)(3 * work->rows), sizeof(double));
   bpdq_status status = BPDQ_OK;
   if (loop.scratch && loop.sums) {
     bpdq_pool_run(cpu->pool, chunk_count(work->rows), compute_objective, &loop);
-    double *const totals[3] = {against_weight, against_target, of_zero};
     for (int i = 0; i < 3; i++) {
+      if (!totals[i]) continue;
       *totals[i] = 0;
       for (int64_t row = 0; row < work->rows; row++) *totals[i] += loop.sums[i * work->rows + row];
     }

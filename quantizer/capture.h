@@ -1,0 +1,36 @@
+/* The residual streams of all calibration windows, moved through the model block by block, and the inputs of the linears on the way.
+ *
+ * The quantized stream has passed through everything that is quantized so far; the dense stream through the original weights. Inside a
+ * block the stages come in the order of bpdq_stage, each captured after the linears of the one before it were quantized (true sequential).
+ */
+#ifndef BPDQ_QUANTIZER_CAPTURE_H
+#define BPDQ_QUANTIZER_CAPTURE_H
+
+#include "calibration.h"
+#include "forward.h"
+#include "linalg.h"
+
+typedef enum bpdq_stage { BPDQ_STAGE_QKV, BPDQ_STAGE_O, BPDQ_STAGE_GATE_UP, BPDQ_STAGE_DOWN, BPDQ_STAGES } bpdq_stage;
+
+typedef struct bpdq_streams bpdq_streams;
+
+/* Starts both streams at the embeddings of the windows. Without `dense_stream` only the quantized one is kept. `calibration` and
+ * `checkpoint` outlive the streams. The activations live in host memory: windows * length * hidden * 4 bytes per stream. */
+bpdq_status bpdq_streams_create(const bpdq_checkpoint *checkpoint, const bpdq_calibration *calibration, bool dense_stream, int threads,
+                                const volatile int *cancel, bpdq_streams **streams, bpdq_error *error);
+void bpdq_streams_destroy(bpdq_streams *streams); /* NULL is allowed */
+
+/* Adds the inputs of one stage's linears to `statistics` (created with `cross` exactly when there is a dense stream and the caller wants
+ * C), after the quantized linears of the stage before have been applied. `quantized` holds the weights found so far. */
+bpdq_status bpdq_streams_capture(bpdq_streams *streams, bpdq_stage stage, const bpdq_block *dense, const bpdq_block *quantized,
+                                 bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_error *error);
+
+/* Applies the block's quantized down_proj: both streams stand behind the block. */
+bpdq_status bpdq_streams_finish_block(bpdq_streams *streams, const bpdq_block *quantized, bpdq_error *error);
+
+/* Moves both streams through a whole block whose quantized weights are known: bit for bit what capturing it stage by stage does. */
+bpdq_status bpdq_streams_replay(bpdq_streams *streams, const bpdq_block *dense, const bpdq_block *quantized, bpdq_error *error);
+
+int64_t bpdq_streams_tokens(const bpdq_streams *streams);
+
+#endif
