@@ -6,7 +6,7 @@
 #include "core/checked.h"
 #include "internal.h"
 
-#define MAX_TOKENS ((int64_t)1 << 16)
+#define MAX_TOKENS ((int64_t)1 << 15)
 
 /* ---- checks ---- */
 
@@ -146,12 +146,14 @@ static bpdq_status allocate_work(bpdq_executable *e, const bpdq_program *program
 
 /* ---- capture ---- */
 
-/* The mirror must hold every row that a run may fill; larger tensors are read from the device. */
-static void *mirror_of(bpdq_executable *e, bpdq_tensor tensor) {
-  bpdq_error ignored;
-  if (e->state->tensors[tensor].bytes > (1u << 16) || cuda_tensor_mirror(e->state, tensor, &ignored) != BPDQ_OK) return NULL;
-  e->mirrored[e->mirrored_count++] = tensor;
-  return e->state->tensors[tensor].mirror;
+/* Results of sampling also go to mapped host memory, unless the tensor is large. Before the capture, which forbids allocations. */
+static void mirror_results(bpdq_executable *e, const bpdq_op_top_k *t) {
+  const bpdq_tensor results[2] = {t->values, t->ids};
+  for (int i = 0; i < 2; i++) {
+    bpdq_error ignored;
+    bool small = e->state->tensors[results[i]].bytes <= 1u << 16;
+    if (small && cuda_tensor_mirror(e->state, results[i], &ignored) == BPDQ_OK) e->mirrored[e->mirrored_count++] = results[i];
+  }
 }
 
 static cudaError_t launch_top_k(const bpdq_cuda_queue *queue, bpdq_executable *e, const bpdq_op_top_k *t) {
@@ -166,8 +168,8 @@ static cudaError_t launch_top_k(const bpdq_cuda_queue *queue, bpdq_executable *e
                          .last = last,
                          .max_rows = last ? 1 : e->max_tokens,
                          .run = e->run};
-  top.host_values = mirror_of(e, t->values);
-  top.host_ids = mirror_of(e, t->ids);
+  top.host_values = e->state->tensors[t->values].mirror;
+  top.host_ids = e->state->tensors[t->ids].mirror;
   return bpdq_cuda_top_k_launch(queue, &top, e->work.top_k);
 }
 
@@ -213,7 +215,6 @@ static cudaError_t capture(bpdq_executable *e, const bpdq_program *program, bool
   bpdq_cuda_queue queue = e->backend->queue;
   queue.stream = stream;
   queue.dependent_launch = dependent_launch;
-  e->mirrored_count = 0;
   *failed = "capture";
   cudaError_t result = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
   if (result != cudaSuccess) return result;
@@ -239,6 +240,7 @@ static bpdq_status build(bpdq_executable *e, const bpdq_program *program, bpdq_e
     BPDQ_TRY(check_op(e->state, op, e->max_tokens, error));
     if (op->kind == BPDQ_OP_ROPE_CACHE) note_cache(e, op->rope_cache.k_cache, op->rope_cache.context);
     if (op->kind == BPDQ_OP_ATTENTION) note_cache(e, op->attention.k_cache, op->attention.context);
+    if (op->kind == BPDQ_OP_TOP_K) mirror_results(e, &op->top_k);
   }
   BPDQ_TRY(allocate_work(e, program, error));
   const char *failed;
@@ -268,7 +270,7 @@ bpdq_status cuda_compile(bpdq_backend *base, bpdq_state *state, const bpdq_progr
                      (long long)MAX_TOKENS);
   BPDQ_TRY(cuda_check(cudaSetDevice(backend->device), error, "selecting the device"));
   bpdq_executable *e = calloc(1, sizeof *e);
-  if (e) e->mirrored = bpdq_alloc_array(2 * program->count, sizeof *e->mirrored);
+  if (e) e->mirrored = bpdq_alloc_array(2 * program->count + 1, sizeof *e->mirrored);
   if (!e || !e->mirrored) {
     free(e);
     return bpdq_fail(error, BPDQ_ERROR_MEMORY, "cuda: out of host memory for a program");

@@ -1,0 +1,137 @@
+/* The CUDA backend's device layouts, replayed on the CPU: what a tensor-core instruction reads from a lane's registers (PTX ISA, matrix
+ * fragments of mma.m16n8k256.b1 and mma.m16n8k16.f16) must be the weight bit and the activation that belong together. */
+#include "../../cuda/layout.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { ROWS = 37, WORDS = 20, PLANES = 3, ROW_TILES = 3, COLUMN_TILES = 3 };
+
+static uint32_t random_word(uint64_t *state) {
+  *state = *state * 6364136223846793005u + 1442695040888963407u;
+  return (uint32_t)(*state >> 32);
+}
+
+/* Row and column, in a 16 x 256 tile, of bit `bit` of register `i` of `lane`: PTX ISA, A fragment of m16n8k256. */
+static void binary_a(int lane, int i, int bit, int *row, int *column) {
+  *row = lane / 4 + (i % 2 ? 8 : 0);
+  *column = lane % 4 * 32 + bit + (i < 2 ? 0 : 128);
+}
+
+static void planes_are_a_fragments(void **context) {
+  (void)context;
+  uint64_t seed = 1;
+  uint32_t source[WORDS][PLANES][ROWS];
+  uint32_t *packed = calloc((size_t)ROW_TILES * COLUMN_TILES * PLANES * BPDQ_CUDA_TILE_WORDS, sizeof *packed);
+  assert_non_null(packed);
+  for (int t = 0; t < WORDS; t++)
+    for (int p = 0; p < PLANES; p++)
+      for (int n = 0; n < ROWS; n++) {
+        source[t][p][n] = random_word(&seed);
+        packed[bpdq_cuda_plane_word(n, t, p, PLANES, COLUMN_TILES)] = source[t][p][n];
+      }
+  for (int tile = 0; tile < ROW_TILES * COLUMN_TILES; tile++)
+    for (int p = 0; p < PLANES; p++)
+      for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 4; i++) {
+          uint32_t word = packed[((size_t)tile * PLANES + (size_t)p) * BPDQ_CUDA_TILE_WORDS + (size_t)lane * 4 + (size_t)i];
+          for (int bit = 0; bit < 32; bit++) {
+            int row, column;
+            binary_a(lane, i, bit, &row, &column);
+            int n = tile / COLUMN_TILES * 16 + row, k = tile % COLUMN_TILES * 256 + column;
+            uint32_t expected = n < ROWS && k < WORDS * 32 ? source[k / 32][p][n] >> (k % 32) & 1 : 0;
+            assert_int_equal(word >> bit & 1, expected);
+          }
+        }
+  free(packed);
+}
+
+/* A lane (r, q) reads words 2 (4r + q) and the next one as b0 and b1: rows 32q.. and 128 + 32q.. of column r (the bit number). */
+static void activation_bits_are_b_fragments(void **context) {
+  (void)context;
+  uint64_t seed = 2;
+  uint8_t activations[256];
+  uint32_t words[64] = {0};
+  for (int k = 0; k < 256; k++) activations[k] = (uint8_t)random_word(&seed);
+  for (int bit = 0; bit < 8; bit++)
+    for (int k = 0; k < 256; k++) words[bpdq_cuda_bit_word(bit, k / 32)] |= (uint32_t)(activations[k] >> bit & 1) << (k % 32);
+  for (int lane = 0; lane < 32; lane++)
+    for (int i = 0; i < 2; i++)
+      for (int bit = 0; bit < 32; bit++) {
+        int column = lane / 4, k = lane % 4 * 32 + bit + 128 * i;
+        assert_int_equal(words[lane * 2 + i] >> bit & 1, activations[k] >> column & 1);
+      }
+}
+
+/* Coefficients of rows r and r + 8 are neighbours, slots follow each other in a group, groups in a row tile; no two share a place. */
+static void coefficients_have_places_of_their_own(void **context) {
+  (void)context;
+  enum { GROUPS = 5, TOTAL = ROW_TILES * GROUPS * (PLANES + 1) * 16 };
+  bool taken[TOTAL] = {false};
+  for (int n = 0; n < ROW_TILES * 16; n++)
+    for (int group = 0; group < GROUPS; group++)
+      for (int slot = 0; slot <= PLANES; slot++) {
+        int64_t at = bpdq_cuda_coefficient(n, group, slot, PLANES, GROUPS);
+        assert_in_range(at, 0, TOTAL - 1);
+        assert_false(taken[at]);
+        taken[at] = true;
+        if (n % 16 < 8) assert_int_equal(bpdq_cuda_coefficient(n + 8, group, slot, PLANES, GROUPS), at + 1);
+      }
+}
+
+/* m16n8k16: in k-step s of unit j, lane q's A registers a0 and a2 take the bit pairs (i, i + 16) of its plane word for i = 4j + 2s and
+ * 4j + 2s + 1, and its b0 and b1 are halves 4s .. 4s + 3 of its 16 bytes. Both must mean the same columns. */
+static void half_order_matches_the_bit_pairs(void **context) {
+  (void)context;
+  int column_at[128];
+  for (int i = 0; i < 128; i++) column_at[i] = -1;
+  for (int column = 0; column < 128; column++) {
+    int position = bpdq_cuda_half_position(column);
+    assert_in_range(position, 0, 127);
+    assert_int_equal(column_at[position], -1);
+    column_at[position] = column;
+  }
+  for (int j = 0; j < 4; j++)
+    for (int step = 0; step < 2; step++)
+      for (int q = 0; q < 4; q++)
+        for (int reg = 0; reg < 2; reg++) {
+          int bit = 4 * j + 2 * step + reg, base = j * 32 + q * 8 + step * 4 + reg * 2;
+          assert_int_equal(column_at[base], 32 * q + bit);
+          assert_int_equal(column_at[base + 1], 32 * q + bit + 16);
+        }
+}
+
+static void caches_have_places_of_their_own(void **context) {
+  (void)context;
+  enum { HEADS = 2, CACHE_ROWS = 96, WIDTH = 32, TOTAL = HEADS * CACHE_ROWS * WIDTH };
+  bool keys[TOTAL] = {false}, values[TOTAL] = {false};
+  for (int head = 0; head < HEADS; head++)
+    for (int row = 0; row < CACHE_ROWS; row++)
+      for (int dim = 0; dim < WIDTH; dim++) {
+        int64_t key = bpdq_cuda_key_index(head, row, CACHE_ROWS, WIDTH) + dim;
+        int64_t value = bpdq_cuda_value_index(head, row, dim, CACHE_ROWS, WIDTH);
+        assert_in_range(key, 0, TOTAL - 1);
+        assert_in_range(value, 0, TOTAL - 1);
+        assert_false(keys[key] || values[value]);
+        keys[key] = values[value] = true;
+      }
+  /* Eight consecutive positions of one dim are 16 consecutive bytes: a lane's share of the values. */
+  assert_int_equal(bpdq_cuda_value_index(1, 40, 5, CACHE_ROWS, WIDTH) + 7, bpdq_cuda_value_index(1, 47, 5, CACHE_ROWS, WIDTH));
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(planes_are_a_fragments),
+      cmocka_unit_test(activation_bits_are_b_fragments),
+      cmocka_unit_test(coefficients_have_places_of_their_own),
+      cmocka_unit_test(half_order_matches_the_bit_pairs),
+      cmocka_unit_test(caches_have_places_of_their_own),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
