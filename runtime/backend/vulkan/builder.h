@@ -82,9 +82,11 @@ bpdq_status bpdq_vulkan_add_top_k(vulkan_builder *builder, const bpdq_op_top_k *
 bpdq_status bpdq_vulkan_transform_input(const vulkan_builder *builder, const bpdq_transform *transform, bpdq_tensor input, int64_t width,
                                         const vulkan_tensor **operand, bpdq_error *error);
 
-/* The transform of an input that is wider than one product's prologue can take: writes f32 [tokens, width] to `output` or, when that is
- * NULL, to VULKAN_SCRATCH_TRANSFORMED. */
-bpdq_status bpdq_vulkan_add_transform_of(vulkan_builder *builder, const bpdq_transform *transform, bpdq_tensor input, int64_t width,
-                                         const vulkan_tensor *output, bpdq_error *error);
+/* Writes the transformed input to VULKAN_SCRATCH_TRANSFORMED: f32 [max_tokens, width], or f16 [padded_rows, padded_width] in the order of
+ * transform.comp with zeros past the width (rows beyond the run's hold anything). */
+bpdq_status bpdq_vulkan_add_transform_f32(vulkan_builder *builder, const bpdq_transform *transform, bpdq_tensor input, int64_t width,
+                                          bpdq_error *error);
+bpdq_status bpdq_vulkan_add_transform_f16(vulkan_builder *builder, const bpdq_transform *transform, bpdq_tensor input, int64_t width,
+                                          int64_t padded_width, int64_t padded_rows, bpdq_error *error);
 
 #endif

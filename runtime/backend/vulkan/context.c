@@ -7,6 +7,8 @@
 /* A run that takes longer than this is taken for a hung device. Software devices may need minutes for a large prompt. */
 #define WAIT_NANOSECONDS (600ull * 1000 * 1000 * 1000)
 
+#define MATRIX_SHARED_BYTES 45056 /* of linear_matrix.comp */
+
 /* ---- validation ---- */
 
 static VkBool32 VKAPI_CALL on_validation_message(VkDebugUtilsMessageSeverityFlagBitsEXT severity, VkDebugUtilsMessageTypeFlagsEXT types,
@@ -214,7 +216,8 @@ static void features_from_chain(vulkan_context *context, const feature_chain *ch
 #ifdef VK_KHR_cooperative_matrix
   context->features.cooperative_matrix = chain->cooperative_matrix.cooperativeMatrix && chain->float16.shaderFloat16 &&
                                          chain->storage16.storageBuffer16BitAccess && chain->memory_model.vulkanMemoryModel &&
-                                         context->limits.subgroup_size == 32 && has_matrix_shape(context);
+                                         context->limits.subgroup_size == 32 && context->limits.shared_bytes >= MATRIX_SHARED_BYTES &&
+                                         has_matrix_shape(context);
 #endif
 }
 

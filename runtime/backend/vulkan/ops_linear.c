@@ -7,10 +7,18 @@
 
 #define VECTOR_THREADS 256
 #define LUT_ROWS 64
-#define DOT_ROWS 8
+#define DOT_THREADS 256
+#define DOT_FUSED_THREADS 512   /* fewer, larger groups: each prepares the input once */
+#define DOT_SHARED_BYTES 24576  /* of a quantized input row */
+#define DOT_BUSY_THREADS 131072 /* about what fills a large device */
+#define DOT_BATCH 8
+#define DOT_BATCH_PLANES 16 /* rows x planes x bytes */
 #define DENSE_LANES 32
 #define DENSE_REPEAT 2
-#define TILE 64         /* rows and tokens of linear_tile.comp */
+#define TILE 64            /* rows and tokens of linear_tile.comp */
+#define MATRIX_THREADS 256 /* linear_matrix.comp */
+#define MATRIX_TILE 128
+#define MATRIX_DEPTH 64
 #define VECTOR_TOKENS 8 /* up to this many rows, each is a product of its own */
 
 enum { FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4 }; /* linear.glsl */
@@ -126,17 +134,60 @@ static bpdq_status add_quantize(vulkan_builder *builder, const product *p, bool 
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
 }
 
-static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
+/* How linear_dot.comp is set up for a weight. */
+typedef struct dot_plan {
+  uint32_t threads, slices, batch;
+  bool fused, wide;
+} dot_plan;
+
+/* Few rows are spread over many threads each, so that small matrices fill the device too; one thread reads at least one block. */
+static dot_plan plan_dot(const vulkan_builder *builder, const product *p, bool wide) {
+  const vulkan_context *context = &builder->vulkan->context;
   const bpdq_weight *weight = p->weight;
-  const uint32_t constants[] = {VECTOR_THREADS, DOT_ROWS, (uint32_t)weight->planes, (uint32_t)weight->group, weight->number};
-  BPDQ_TRY(add_quantize(builder, p, wide, error));
+  int64_t tokens = p->last ? 1 : builder->program->max_tokens;
+  dot_plan plan = {.threads = DOT_THREADS, .slices = 4, .batch = 1, .wide = wide};
+  /* The input must fit beside the rest of shared memory, and a gate is too much work to repeat in every work group. */
+  uint64_t bytes = (uint64_t)weight->blocks * (wide ? 256 : 128) + (uint64_t)weight->groups * 8;
+  plan.fused = tokens == 1 && bytes <= DOT_SHARED_BYTES && p->transform != BPDQ_TRANSFORM_SILU_GATE;
+  if (plan.fused && context->limits.group_threads >= DOT_FUSED_THREADS && !context->is_cpu) plan.threads = DOT_FUSED_THREADS;
+  /* Rows that share a reading of the weights multiply the code, which must stay small enough for the instruction cache. */
+  uint32_t most = context->is_cpu ? 1 : DOT_BATCH_PLANES / (uint32_t)(weight->planes * (wide ? 2 : 1));
+  while (plan.batch < tokens && plan.batch < DOT_BATCH && plan.batch * 2 <= most) plan.batch *= 2;
+  while (plan.slices < 32 && plan.slices < plan.threads / 8 && weight->rows * plan.slices < DOT_BUSY_THREADS &&
+         plan.slices * 2 <= weight->blocks)
+    plan.slices *= 2;
+  return plan;
+}
+
+static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
+  static const char *const names[2][2] = {{"linear_dot8", "linear_dot8_subgroup"}, {"linear_dot16", "linear_dot16_subgroup"}};
+  const bpdq_weight *weight = p->weight;
+  const vulkan_context *context = &builder->vulkan->context;
+  dot_plan plan = plan_dot(builder, p, wide);
+  /* Threads of a word must be neighbours within a subgroup. */
+  bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 8 && !context->is_cpu;
+  const uint32_t constants[] = {plan.threads,
+                                plan.slices,
+                                (uint32_t)weight->planes,
+                                (uint32_t)weight->group,
+                                weight->number,
+                                plan.fused ? p->transform : BPDQ_TRANSFORM_NONE,
+                                plan.fused,
+                                plan.fused ? (uint32_t)weight->blocks : 1,
+                                plan.batch};
+  if (!plan.fused) BPDQ_TRY(add_quantize(builder, p, wide, error));
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
-    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, wide ? "linear_dot16" : "linear_dot8", constants, 5, error));
-    bind_common(&dispatch, p, &weight->pieces[i], 0);
-    bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_QUANTIZED);
-    bpdq_vulkan_read_scratch(&dispatch, 4, VULKAN_SCRATCH_SCALES);
-    set_grid(&dispatch, p, &weight->pieces[i], DOT_ROWS, 1);
+    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, names[wide][subgroup], constants, 9, error));
+    bind_common(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
+    if (plan.fused) {
+      bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
+      bpdq_vulkan_read(&dispatch, 4, p->norm);
+    } else {
+      bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_QUANTIZED);
+      bpdq_vulkan_read_scratch(&dispatch, 4, VULKAN_SCRATCH_SCALES);
+    }
+    set_grid(&dispatch, p, &weight->pieces[i], plan.threads / plan.slices, plan.batch);
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
   return BPDQ_OK;
@@ -147,7 +198,7 @@ static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide,
 static bpdq_status add_tile(vulkan_builder *builder, const product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
   bool planes = weight->kind == BPDQ_WEIGHT_PLANES, transformed = p->transform != BPDQ_TRANSFORM_NONE;
-  if (transformed) BPDQ_TRY(bpdq_vulkan_add_transform_of(builder, &p->op->transform, p->op->input, weight->columns, NULL, error));
+  if (transformed) BPDQ_TRY(bpdq_vulkan_add_transform_f32(builder, &p->op->transform, p->op->input, weight->columns, error));
   const uint32_t constants[] = {TILE * 4, planes ? (uint32_t)weight->planes : 1, planes ? (uint32_t)weight->group : 64, weight->number};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
@@ -164,11 +215,34 @@ static bpdq_status add_tile(vulkan_builder *builder, const product *p, bpdq_erro
   return BPDQ_OK;
 }
 
+static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_error *error) {
+  const bpdq_weight *weight = p->weight;
+  bool planes = weight->kind == BPDQ_WEIGHT_PLANES;
+  int64_t width = (int64_t)bpdq_round_up((uint64_t)weight->columns, MATRIX_DEPTH);
+  int64_t rows = (int64_t)bpdq_round_up((uint64_t)builder->program->max_tokens, MATRIX_TILE);
+  BPDQ_TRY(bpdq_vulkan_add_transform_f16(builder, &p->op->transform, p->op->input, weight->columns, width, rows, error));
+  const uint32_t constants[] = {MATRIX_THREADS, planes ? (uint32_t)weight->planes : 1, planes ? (uint32_t)weight->group : 64,
+                                weight->number};
+  for (int i = 0; i < weight->piece_count; i++) {
+    vulkan_dispatch dispatch;
+    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, planes ? "matrix_planes" : "matrix_dense", constants, 4, error));
+    bind_common(&dispatch, p, &weight->pieces[i], width / 8);
+    if (!planes) bpdq_vulkan_read(&dispatch, 2, bpdq_vulkan_whole(&weight->pieces[i].matrix));
+    bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_TRANSFORMED);
+    set_grid(&dispatch, p, &weight->pieces[i], MATRIX_TILE, MATRIX_TILE);
+    BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
+  }
+  return BPDQ_OK;
+}
+
 bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear *op, bpdq_error *error) {
   product p;
   BPDQ_TRY(check(builder, op, &p, error));
   bpdq_activations activations = builder->program->activations;
-  if (!p.last && builder->program->max_tokens > VECTOR_TOKENS) return add_tile(builder, &p, error);
+  if (!p.last && builder->program->max_tokens > VECTOR_TOKENS) {
+    bool exact = activations == BPDQ_ACTIVATIONS_F32 || !builder->vulkan->context.features.cooperative_matrix;
+    return exact ? add_tile(builder, &p, error) : add_matrix(builder, &p, error);
+  }
   if (p.weight->kind == BPDQ_WEIGHT_DENSE) return add_dense_vector(builder, &p, error);
   if (activations != BPDQ_ACTIVATIONS_F32 && builder->vulkan->context.features.integer_dot)
     return add_dot(builder, &p, activations == BPDQ_ACTIVATIONS_16, error);
