@@ -111,6 +111,7 @@ void bpdq_tokenizer_free(bpdq_tokenizer *tokenizer) {
   if (!tokenizer) return;
   bpdq_string_table_free(&tokenizer->model.vocabulary);
   bpdq_merge_table_free(&tokenizer->model.merges);
+  bpdq_merge_table_free(&tokenizer->model.junctions);
   free(tokenizer->model.unknown_token);
   bpdq_added_tokens_free(&tokenizer->added);
   for (size_t i = 0; i < tokenizer->normalizers.count; i++) {

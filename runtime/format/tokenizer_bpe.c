@@ -213,13 +213,8 @@ static bpdq_status encode_uncached(const bpdq_bpe_model *model, bpdq_bpe_scratch
   return BPDQ_OK;
 }
 
-bpdq_status bpdq_bpe_encode_word(const bpdq_bpe_model *model, bpdq_bpe_scratch *scratch, const char *word, size_t length, bpdq_id_list *ids,
-                                 bpdq_error *error) {
-  if (!length) return BPDQ_OK;
-  if (model->ignore_merges) {
-    int32_t id = bpdq_string_table_find(&model->vocabulary, word, length);
-    if (id >= 0) return bpdq_id_list_append(ids, &id, 1) ? BPDQ_OK : bpdq_out_of_memory(error);
-  }
+static bpdq_status encode_piece(const bpdq_bpe_model *model, bpdq_bpe_scratch *scratch, const char *word, size_t length, bpdq_id_list *ids,
+                                bpdq_error *error) {
   cached_word *cached = NULL;
   if (scratch->cache && length <= CACHED_BYTES) {
     cached = &scratch->cache[bpdq_hash_bytes(word, length, model->vocabulary.seed) % CACHE_SLOTS];
@@ -235,4 +230,28 @@ bpdq_status bpdq_bpe_encode_word(const bpdq_bpe_model *model, bpdq_bpe_scratch *
     if (result->count) memcpy(cached->ids, result->ids, result->count * sizeof *result->ids);
   }
   return bpdq_id_list_append(ids, result->ids, result->count) ? BPDQ_OK : bpdq_out_of_memory(error);
+}
+
+bpdq_status bpdq_bpe_encode_word(const bpdq_bpe_model *model, bpdq_bpe_scratch *scratch, const char *word, size_t length, bpdq_id_list *ids,
+                                 bpdq_error *error) {
+  if (!length) return BPDQ_OK;
+  if (model->ignore_merges) {
+    int32_t id = bpdq_string_table_find(&model->vocabulary, word, length);
+    if (id >= 0) return bpdq_id_list_append(ids, &id, 1) ? BPDQ_OK : bpdq_out_of_memory(error);
+  }
+  if (length <= CACHED_BYTES || !model->cuttable) return encode_piece(model, scratch, word, length, ids, error);
+  /* SentencePiece-style models get whole texts as one word: cut it where no merge can reach across. Both sides must be known characters,
+   * since unknown ones are joined across whatever is between them. */
+  size_t start = 0, size;
+  int32_t previous = -1;
+  for (size_t at = 0; at < length; at += size) {
+    uint32_t codepoint = bpdq_utf8_decode(word + at, &size);
+    int32_t current = character_id(model, word + at, size, codepoint);
+    if (previous >= 0 && current >= 0 && !bpdq_merge_find(&model->junctions, previous, current)) {
+      BPDQ_TRY(encode_piece(model, scratch, word + start, at - start, ids, error));
+      start = at;
+    }
+    previous = current;
+  }
+  return encode_piece(model, scratch, word + start, length - start, ids, error);
 }

@@ -231,6 +231,10 @@ enum { BPDQ_DIRECT_CHARACTERS = 0x800 };
 typedef struct bpdq_bpe_model {
   bpdq_string_table vocabulary;
   bpdq_merge_table merges;
+  /* Pairs of characters (ids of their tokens) at which some merge joins its two parts. Between two characters that are not among them no
+   * merge ever happens, so that a long word can be cut there into independent pieces. */
+  bpdq_merge_table junctions;
+  bool cuttable;                                 /* false where byte tokens take part in merges: junctions then says nothing */
   int32_t character_ids[BPDQ_DIRECT_CHARACTERS]; /* id of each one-character token below U+0800, -1: none */
   int32_t byte_ids[256];                         /* ids of <0x00>..<0xFF>, -1: none; used where byte_fallback is set */
   bool byte_fallback, fuse_unknown, ignore_merges;

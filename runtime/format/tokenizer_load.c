@@ -90,6 +90,26 @@ static bpdq_status token_of_merge(const bpdq_string_table *vocabulary, bpdq_slic
                    (int)(token.length > 100 ? 100 : token.length), token.data);
 }
 
+static int32_t id_of_character(const bpdq_bpe_model *model, const char *character) {
+  size_t size;
+  uint32_t codepoint = bpdq_utf8_decode(character, &size);
+  return codepoint < BPDQ_DIRECT_CHARACTERS ? model->character_ids[codepoint] : bpdq_string_table_find(&model->vocabulary, character, size);
+}
+
+/* A byte token is one symbol, though it is written with six characters. */
+static bool is_byte_token(bpdq_slice token) { return token.length == 6 && !memcmp(token.data, "<0x", 3); }
+
+static void note_junction(bpdq_bpe_model *model, bpdq_slice left, bpdq_slice right) {
+  if (!left.length || !right.length || is_byte_token(left) || is_byte_token(right)) {
+    model->cuttable = false;
+    return;
+  }
+  const char *last = left.data + left.length - 1;
+  while (last > left.data && ((uint8_t)*last & 0xc0) == 0x80) last--;
+  int32_t before = id_of_character(model, last), after = id_of_character(model, right.data);
+  if (before >= 0 && after >= 0) bpdq_merge_table_insert(&model->junctions, before, after, 0, 0);
+}
+
 static bpdq_status load_merge(bpdq_bpe_model *model, const json_t *entry, size_t rank, bpdq_text *joined, bpdq_error *error) {
   bpdq_slice left, right;
   int32_t left_id, right_id, result;
@@ -101,6 +121,7 @@ static bpdq_status load_merge(bpdq_bpe_model *model, const json_t *entry, size_t
     return bpdq_out_of_memory(error);
   BPDQ_TRY(token_of_merge(&model->vocabulary, (bpdq_slice){joined->data, joined->length}, rank, &result, error));
   bpdq_merge_table_insert(&model->merges, left_id, right_id, (uint32_t)rank, result);
+  note_junction(model, left, right);
   return BPDQ_OK;
 }
 
@@ -109,7 +130,9 @@ static bool is_version_line(const json_t *entry) { return json_is_string(entry) 
 static bpdq_status load_merges(const json_t *array, uint64_t seed, bpdq_bpe_model *model, bpdq_error *error) {
   if (!json_is_array(array)) return bpdq_fail(error, BPDQ_ERROR_FORMAT, "the BPE model has no array 'merges'");
   size_t count = json_array_size(array), rank = 0;
-  if (!bpdq_merge_table_create(&model->merges, count, seed)) return bpdq_out_of_memory(error);
+  if (!bpdq_merge_table_create(&model->merges, count, seed) || !bpdq_merge_table_create(&model->junctions, count, seed))
+    return bpdq_out_of_memory(error);
+  model->cuttable = true;
   bpdq_text joined = {0};
   bpdq_status status = BPDQ_OK;
   for (size_t i = 0; i < count && status == BPDQ_OK; i++) {
@@ -143,8 +166,8 @@ bpdq_status bpdq_load_bpe_model(const json_t *object, int64_t vocab_size, uint64
   BPDQ_TRY(bpdq_json_bool(object, "ignore_merges", false, &model->ignore_merges, error));
   BPDQ_TRY(bpdq_json_string(object, "unk_token", &unknown, error));
   BPDQ_TRY(load_vocabulary(json_object_get(object, "vocab"), vocab_size, seed, &model->vocabulary, error));
-  BPDQ_TRY(load_merges(json_object_get(object, "merges"), seed, model, error));
   index_characters(model);
+  BPDQ_TRY(load_merges(json_object_get(object, "merges"), seed, model, error));
   model->unknown_id = -1;
   if (!unknown.data) return BPDQ_OK;
   model->unknown_token = strdup(unknown.data);

@@ -100,7 +100,10 @@ def broken(generator, count):
         yield bytes(generator.randrange(256) for _ in range(generator.randint(1, 40)))
 
 
-def long_runs():
+def long_runs(generator):
+    """Words far too long for the plain merge loop; letters that merges join in every order, and single classes."""
+    for alphabet in ("etaoinshrdlu", "the", "\u2581 ", "0123456789", "ан"):
+        yield from ("".join(generator.choice(alphabet) for _ in range(2000)) for _ in range(4))
     yield from (unit * (5000 // len(unit)) for unit in ("a", " ", "\n", "1", "\u00e9", "ab", "\u4e2d", "e\u0301", "\u0315\u0334", "'s", " a", "!", "\u2581"))
     yield " " * 1000 + "x" + "\t" * 1000 + "\n" * 1000
 
@@ -122,7 +125,7 @@ def strings(generator):
     result += random_of(generator, SPECIALS, 800, 6)
     result += random_of(generator, SPECIALS + words + BLANKS[:8] + scripts[:20], 2500, 9)
     result += random_of(generator, scripts + BLANKS + words + controls, 2500, 30)
-    result += long_runs()
+    result += long_runs(generator)
     encoded = [text.encode("utf-8") for text in result]
     return encoded + list(broken(generator, 600))
 
