@@ -201,6 +201,43 @@ def compare(tool, folder, vocabulary, inputs, generator):
     return comparison.different
 
 
+def random_model(generator):
+    """A tiny BPE over a few characters: merges in any order, several ways to one token, missing characters and byte tokens."""
+    alphabet = ["a", "b", "c", "\u00e9", "\u2581", "\u4e2d"]
+    tokens = ["<unk>"] + generator.sample(alphabet, generator.randint(2, 6))
+    if generator.random() < 0.5:
+        tokens += [f"<0x{byte:02X}>" for byte in range(256) if generator.random() < 0.97]
+    merges = []
+    for _ in range(generator.randint(0, 25)):
+        left, right = generator.choice(tokens), generator.choice(tokens)
+        if generator.random() < 0.9 and (left[0] == "<" or right[0] == "<"):
+            continue
+        if [left, right] not in merges and len(left + right) < 12:
+            merges.append([left, right])
+            if left + right not in tokens:
+                tokens.append(left + right)
+    generator.shuffle(merges)
+    settings = {name: generator.random() < 0.5 for name in ("fuse_unk", "byte_fallback", "ignore_merges")}
+    return {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None,
+            "model": {"type": "BPE", "unk_token": generator.choice(["<unk>", None]), "vocab": {t: i for i, t in enumerate(tokens)}, "merges": merges,
+                      **settings}}
+
+
+def compare_random_models(tool, generator, count):
+    comparison = Comparison("random models")
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(count):
+            content = json.dumps(random_model(generator))
+            Path(folder, "tokenizer.json").write_text(content)
+            reference = Tokenizer.from_str(content)
+            texts = ["".join(generator.choice("aabbcc\u00e9\u2581\u4e2d x\U0001f600") for _ in range(generator.randint(0, 120))) for _ in range(30)]
+            answers = ask(tool, folder, 10000, [(b"e", text.encode()) for text in texts])
+            for text, got in zip(texts, answers):
+                comparison.check(f"{content}: encode", text, reference.encode(text).ids, list(struct.unpack(f"<{len(got) // 4}i", got)))
+    print(f"{comparison.name}: {comparison.compared} comparisons, {comparison.different} differences", flush=True)
+    return comparison.different
+
+
 def check_expected(tool, folder):
     """The ids that came with the shared models."""
     expected = json.loads((folder / "expected.json").read_text())
@@ -226,6 +263,7 @@ def main():
     if len(shared) < 4 or len(own) < 10:
         raise SystemExit(f"tokenizers are missing below {SHARED} or {DATA}")
     different = sum(check_expected(tool, folder) for folder in shared)
+    different += compare_random_models(tool, generator, 150)
     seen = set()
     for folder in shared + own:
         content = (folder / "tokenizer.json").read_bytes()
