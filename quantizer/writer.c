@@ -166,6 +166,22 @@ static char *with_suffix(const char *path, const char *suffix) {
   return out;
 }
 
+/* --overwrite replaces a model folder or an empty one, never a folder with other things in it. */
+static bool note_entry(void *user, const char *name) {
+  (void)name;
+  *(bool *)user = true;
+  return false;
+}
+
+static bpdq_status check_replaceable(const char *destination, bpdq_error *error) {
+  if (!bpdq_path_exists(destination) || file_exists(bpdq_path_join(destination, "config.json"))) return BPDQ_OK;
+  bool occupied = false;
+  BPDQ_TRY(bpdq_list_folder(destination, note_entry, &occupied, error));
+  if (!occupied) return BPDQ_OK;
+  return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "%s is not a model folder (it has no config.json), so it is not overwritten: choose another",
+                   destination);
+}
+
 bpdq_status bpdq_writer_open(const char *destination, const bpdq_quantize_options *options, int64_t shards, const json_t *settings,
                              bpdq_writer **writer, bool *complete, bpdq_error *error) {
   *writer = NULL;
@@ -183,6 +199,7 @@ bpdq_status bpdq_writer_open(const char *destination, const bpdq_quantize_option
   if (!w->destination || !w->model || !lock) status = out_of_memory(error);
   if (status == BPDQ_OK && bpdq_path_exists(w->destination) && !options->overwrite && !options->resume)
     status = bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "%s exists already: choose another folder, or pass --overwrite", w->destination);
+  if (status == BPDQ_OK) status = check_replaceable(w->destination, error);
   if (status == BPDQ_OK) status = bpdq_make_folder(w->staging, error);
   if (status == BPDQ_OK) status = bpdq_lock_file(lock, &w->lock, error);
   free(lock);
