@@ -20,7 +20,11 @@ function(bpdq_add_unit_test source)
   bpdq_test_defaults(${name})
   target_link_libraries(${name} PRIVATE PkgConfig::CMOCKA)
   add_test(NAME unit.${name} COMMAND ${name})
-  set_tests_properties(unit.${name} PROPERTIES LABELS unit TIMEOUT 300 ENVIRONMENT "${BPDQ_TEST_ENVIRONMENT}")
+  set(labels unit)
+  if(name MATCHES "^test_vulkan")
+    list(APPEND labels vulkan)
+  endif()
+  set_tests_properties(unit.${name} PROPERTIES LABELS "${labels}" TIMEOUT 300 ENVIRONMENT "${BPDQ_TEST_ENVIRONMENT}")
 endfunction()
 
 # bpdq-ops BACKEND runs every operation on that backend against the double-precision oracle.
