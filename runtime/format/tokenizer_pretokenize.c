@@ -245,7 +245,13 @@ bpdq_status bpdq_pretokenize(const bpdq_pretokenizer_list *list, const char *tex
   current->count = 0;
   current->text.length = 0;
   if (!bpdq_text_append(&current->text, text, length) || !add_span(current, 0, length)) return bpdq_out_of_memory(error);
-  for (size_t i = 0; i < list->count; i++) BPDQ_TRY(apply(&list->steps[i], at_text_start, current, other, scratch, error));
+  for (size_t i = 0; i < list->count; i++) {
+    size_t first = current->count ? current->spans[0].start : 0;
+    BPDQ_TRY(apply(&list->steps[i], at_text_start, current, other, scratch, error));
+    /* A Split may remove the first piece: what is first then is not the start of the text. */
+    bool kept = current->count && current->spans[0].start == first;
+    if (list->steps[i].kind == BPDQ_PRETOKENIZE_SPLIT && !kept) at_text_start = false;
+  }
   *words = current;
   return BPDQ_OK;
 }
