@@ -161,20 +161,20 @@ static int run(const command *self, int argc, char **argv) {
   void *bases[] = {&own, &flags};
   const char *words[MAX_POSITIONALS];
   int code;
-  flags.context = DEFAULT_WINDOW;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
   if (!own.text) return options_wrong(self, "--text FILE is missing");
-  if (flags.context < 2) return options_wrong(self, "--ctx: a window needs at least 2 tokens");
+  if (flags.context == 1) return options_wrong(self, "--ctx: a window needs at least 2 tokens");
   size_t length;
   char *text = cli_read_file(own.text, &length);
   if (!text) return 1;
-  evaluation e = {.window = flags.context};
+  evaluation e = {0};
   code = cli_load(words[0], &flags, false, &e.model.loaded);
   if (code == 0 && own.against) code = cli_load(own.against, &flags, false, &e.dense.loaded);
   if (code == 0) {
     bpdq_model_info info;
     bpdq_model_get_info(e.model.loaded.model, &info);
     e.vocab = info.vocab_size;
+    e.window = flags.context ? flags.context : info.context_length < DEFAULT_WINDOW ? info.context_length : DEFAULT_WINDOW;
     e.chunk = CHUNK_BYTES / (sizeof(float) * (size_t)e.vocab);
     if (e.chunk < 1) e.chunk = 1;
     if (e.chunk > (size_t)e.window) e.chunk = (size_t)e.window;

@@ -7,18 +7,28 @@
 #define DEFAULT_CONTEXT 4096
 
 typedef struct run_flags {
-  const char *prompt, *file;
+  const char *prompt, *file, *ids;
 } run_flags;
 
 static const option options[] = {
     {'p', "prompt", OPTION_TEXT, offsetof(run_flags, prompt), "TEXT", "what to continue", 0, 0, NULL},
     {'f', "file", OPTION_TEXT, offsetof(run_flags, file), "FILE", "read the prompt from a file (- is standard input)", 0, 0, NULL},
+    {0, "ids", OPTION_TEXT, offsetof(run_flags, ids), "1,2,3", "the prompt as token ids", 0, 0, NULL},
 };
 static const option_table table = TABLE_OF("options", options);
 
-/* The generated text: to stdout as it comes, or collected for --json. */
+/* What to continue: a text, or the ids that stand for it. */
+typedef struct prompt {
+  const char *text;
+  size_t length;
+  int32_t *ids; /* owned by bpdq_tokenize's caller, or by options_parse_ids's */
+  size_t count;
+} prompt;
+
+/* The generated text: to stdout as it comes, or collected for --json with its ids. */
 typedef struct printer {
   bool stream;
+  json_t *ids;
   char *text;
   size_t length, capacity;
   bool line_ended; /* the last character was a newline */
@@ -40,13 +50,12 @@ static bool collect(printer *p, const char *text, size_t length) {
 }
 
 static bool on_text(void *user, int32_t token, const char *text, size_t length) {
-  (void)token;
   printer *p = user;
   if (p->stream) {
     p->failed |= length && (fwrite(text, 1, length, stdout) != length || fflush(stdout) != 0);
     if (length) p->line_ended = text[length - 1] == '\n';
   } else {
-    p->failed |= !collect(p, text, length);
+    p->failed |= !collect(p, text, length) || json_array_append_new(p->ids, json_integer(token)) != 0;
   }
   return !p->failed && !console_interrupted();
 }
@@ -60,30 +69,29 @@ static int64_t context_for(const bpdq_model *model, size_t prompt_tokens, int64_
   return wanted < info.context_length ? wanted : info.context_length;
 }
 
-static int print_result(const char *prompt, size_t prompt_length, const printer *p, const bpdq_generation *g) {
-  return cli_print_json(json_pack("{so so sI sI sf sf sb}", "prompt", cli_json_text(prompt, prompt_length), "text",
-                                  cli_json_text(p->text ? p->text : "", p->length), "prompt_tokens", (json_int_t)g->prompt_tokens,
-                                  "generated_tokens", (json_int_t)g->generated_tokens, "prompt_tokens_per_second",
-                                  cli_rate(g->prompt_tokens, g->prompt_seconds), "decode_tokens_per_second",
+static int print_result(const prompt *prompt, const printer *p, const bpdq_generation *g) {
+  /* The last call may hand over bytes that were held back, with an id that was there before. */
+  while (json_array_size(p->ids) > g->generated_tokens) json_array_remove(p->ids, json_array_size(p->ids) - 1);
+  return cli_print_json(json_pack("{so so sO sI sI sf sf sb}", "prompt", cli_json_text(prompt->text, prompt->length), "text",
+                                  cli_json_text(p->text ? p->text : "", p->length), "ids", p->ids, "prompt_tokens",
+                                  (json_int_t)g->prompt_tokens, "generated_tokens", (json_int_t)g->generated_tokens,
+                                  "prompt_tokens_per_second", cli_rate(g->prompt_tokens, g->prompt_seconds), "decode_tokens_per_second",
                                   cli_rate(g->generated_tokens, g->decode_seconds), "end_of_text", g->end_of_text));
 }
 
-static int generate(cli_model *loaded, const model_flags *flags, const sampling_flags *sampling, const char *prompt, size_t length) {
+static int generate(cli_model *loaded, const model_flags *flags, const sampling_flags *sampling, const prompt *prompt) {
   bpdq_error error = {0};
-  int32_t *ids = NULL;
-  size_t count = 0;
   bpdq_session *session = NULL;
   bpdq_generation result = {0};
-  printer out = {.stream = !flags->json};
+  printer out = {.stream = !flags->json, .ids = json_array()};
   bpdq_session_options options = cli_session_options(flags);
   bpdq_sampling chosen = cli_sampling(sampling);
-  bpdq_status status = bpdq_tokenize(loaded->model, prompt, length, true, &ids, &count, &error);
-  if (!options.context) options.context = context_for(loaded->model, count, sampling->tokens);
-  if (status == BPDQ_OK) status = bpdq_session_create(loaded->model, &options, &session, &error);
+  if (!options.context) options.context = context_for(loaded->model, prompt->count, sampling->tokens);
+  bpdq_status status = bpdq_session_create(loaded->model, &options, &session, &error);
   if (status == BPDQ_OK) {
-    if ((int64_t)count <= bpdq_session_context(session)) cli_log_release(&loaded->log);
+    if ((int64_t)prompt->count <= bpdq_session_context(session)) cli_log_release(&loaded->log);
     console_stop_session(session);
-    status = bpdq_generate(session, ids, count, (size_t)sampling->tokens, &chosen, on_text, &out, &result, &error);
+    status = bpdq_generate(session, prompt->ids, prompt->count, (size_t)sampling->tokens, &chosen, on_text, &out, &result, &error);
     console_stop_session(NULL);
   }
   int code;
@@ -94,12 +102,21 @@ static int generate(cli_model *loaded, const model_flags *flags, const sampling_
   else if (status != BPDQ_OK)
     code = cli_fail(&error);
   else
-    code = flags->json ? print_result(prompt, length, &out, &result) : 0;
+    code = flags->json ? print_result(prompt, &out, &result) : 0;
   if (code == 0 && !flags->quiet) cli_print_speed(&result);
   bpdq_session_free(session);
-  bpdq_free(ids);
+  json_decref(out.ids);
   free(out.text);
   return code;
+}
+
+/* The other form of the prompt; 0 or the exit code. Both forms of it are then malloc'ed by the library where the flag did not give them. */
+static int complete_prompt(const bpdq_model *model, prompt *prompt, char **made_text) {
+  bpdq_error error = {0};
+  bpdq_status status = prompt->text ? bpdq_tokenize(model, prompt->text, prompt->length, true, &prompt->ids, &prompt->count, &error)
+                                    : bpdq_detokenize(model, prompt->ids, prompt->count, false, made_text, &prompt->length, &error);
+  if (!prompt->text) prompt->text = *made_text;
+  return status == BPDQ_OK ? 0 : cli_fail(&error);
 }
 
 static int run(const command *self, int argc, char **argv) {
@@ -110,17 +127,21 @@ static int run(const command *self, int argc, char **argv) {
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
-  if (!own.prompt == !own.file) return options_wrong(self, own.file ? "-p and -f exclude each other" : "-p TEXT or -f FILE is missing");
-  char *from_file = NULL;
-  size_t length = own.prompt ? strlen(own.prompt) : 0;
-  if (own.file && !(from_file = cli_read_file(own.file, &length))) return 1;
+  if (!!own.prompt + !!own.file + !!own.ids != 1) return options_wrong(self, "one of -p TEXT, -f FILE and --ids is needed");
+  char *made_text = NULL;
+  prompt prompt = {.text = own.prompt, .length = own.prompt ? strlen(own.prompt) : 0};
+  if (own.ids && !options_parse_ids(own.ids, &prompt.ids, &prompt.count))
+    return options_wrong(self, "--ids: '%.60s' is not a list of ids", own.ids);
+  if (own.file && !(prompt.text = made_text = cli_read_file(own.file, &prompt.length))) return 1;
   cli_model loaded;
   code = cli_load(words[0], &flags, false, &loaded);
   if (code == 0) {
-    code = generate(&loaded, &flags, &sampling, from_file ? from_file : own.prompt, length);
+    code = complete_prompt(loaded.model, &prompt, &made_text);
+    if (code == 0) code = generate(&loaded, &flags, &sampling, &prompt);
     cli_unload(&loaded);
   }
-  free(from_file);
+  free(made_text);
+  free(prompt.ids);
   return code;
 }
 

@@ -1,0 +1,152 @@
+"""Every bad input that the command line can meet ends with exit code 1 and one line that says what and where; nothing is left behind."""
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "lib"))
+from cli import BPDQ, CHECKPOINTS, MODEL, SHARED, Checks, bpdq, environment, scratch  # noqa: E402
+
+CHECKPOINT = next(path for path in CHECKPOINTS if path.name == "ckpt-qwen2-k2-g64")
+
+
+def damaged(folder, name, change):
+    """A copy of the checkpoint with one change."""
+    copy = folder / name
+    shutil.copytree(CHECKPOINT, copy, copy_function=shutil.copyfile)
+    copy.chmod(0o755)
+    change(copy)
+    return copy
+
+
+def edit_config(**changes):
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        config.update(changes)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+def cut(bytes_left):
+    def change(folder):
+        data = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(data[:bytes_left])
+
+    return change
+
+
+def huge_header(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + data[8:])
+
+
+def models(checks, folder):
+    cases = {
+        "no-weights": (lambda f: (f / "model.safetensors").unlink(), "no-weights"),
+        "no-config": (lambda f: (f / "config.json").unlink(), "config.json"),
+        "no-tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
+        "empty-weights": (cut(0), "model.safetensors"),
+        "truncated": (cut(5000), "model.safetensors"),
+        "last-byte": (cut(-1), "model.safetensors"),
+        "huge-header": (huge_header, "model.safetensors"),
+        "config-text": (lambda f: (f / "config.json").write_text("{"), "config.json"),
+        "config-deep": (lambda f: (f / "config.json").write_text("[" * 100000), "config.json"),
+        "zero-heads": (edit_config(num_attention_heads=0), "num_attention_heads"),
+        "huge-vocab": (edit_config(vocab_size=1 << 40), "vocab_size"),
+        "wrong-hidden": (edit_config(hidden_size=512), ""),
+        "other-architecture": (edit_config(model_type="mamba", architectures=["MambaForCausalLM"]), "mamba"),
+        "tokenizer-text": (lambda f: (f / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}'), "tokenizer.json"),
+    }
+    for name, (change, part) in cases.items():
+        model = damaged(folder, name, change)
+        checks.failure(bpdq("run", model, "-p", "x", "-n", "1"), part)
+        shutil.rmtree(model)
+    for command in (["run", "-p", "x"], ["chat"], ["info"], ["tokenize", "-p", "x"], ["eval", "--text", __file__], ["bench"]):
+        checks.failure(bpdq(command[0], folder / "missing", *command[1:]), "missing")
+
+
+def requests(checks, folder):
+    ids = ",".join(["1"] * 600)
+    output = folder / "out.safetensors"
+    checks.failure(bpdq("logits", CHECKPOINT, "--ids", "1,2,99999999", "-o", output), "99999999")
+    checks.failure(bpdq("logits", CHECKPOINT, "--ids=-1", "-o", output), "-1")
+    checks.failure(bpdq("tokenize", CHECKPOINT, "--ids", "1,99999999"), "99999999")
+    checks.failure(bpdq("logits", CHECKPOINT, "--ids", ids, "--ctx", "100", "-o", output), "600", "--ctx")
+    checks.failure(bpdq("run", CHECKPOINT, "-p", "word " * 500, "--ctx", "16"), "--ctx")
+    checks.failure(bpdq("run", CHECKPOINT, "-p", "x", "--ctx", "1000000"), "--ctx")
+    checks.failure(bpdq("run", CHECKPOINT, "-f", folder / "no-such-file"), "no-such-file")
+    checks.failure(bpdq("eval", CHECKPOINT, "--text", folder / "no-such-file"), "no-such-file")
+    (folder / "short.txt").write_text("")
+    checks.failure(bpdq("eval", CHECKPOINT, "--text", folder / "short.txt"), "short.txt")
+    checks.failure(bpdq("eval", CHECKPOINT, "--text", __file__, "--against", MODEL), "vocabulary")
+    checks.failure(bpdq("bench", "--shape", "qwen9"), "qwen9")
+    checks.failure(bpdq("run", CHECKPOINT, "-p", "x", "--memory-cap", "1KiB"))
+    (folder / "template").write_text("{% include 'x' %}")
+    checks.failure(bpdq("chat", CHECKPOINT, "--chat-template", folder / "template"), "include")
+    checks.failure(bpdq("chat", CHECKPOINT, "--chat-template", folder / "none"), "none")
+    (folder / "refuses").write_text("{{ raise_exception('not today') }}")
+    checks.failure(bpdq("chat", CHECKPOINT, "--chat-template", folder / "refuses"), "not today")
+    checks.that(not output.exists() and not list(folder.glob("*partial*")), "a failed command leaves an output behind")
+
+
+def devices(checks):
+    checks.failure(bpdq("run", CHECKPOINT, "-p", "x", "--backend", "abacus"), "abacus")
+    checks.failure(bpdq("run", CHECKPOINT, "-p", "x", env={"BPDQ_BACKEND": "abacus"}), "abacus")
+    checks.failure(bpdq("run", CHECKPOINT, "-p", "x", "--backend", "cpu", "--device", "77"), "77")
+    checks.failure(bpdq("run", CHECKPOINT, "-p", "x", env={"BPDQ_DEVICE": "first"}), "BPDQ_DEVICE")
+    listed = {device["backend"] for device in json.loads(bpdq("devices", "--json").stdout)["devices"]}
+    for backend in {"vulkan", "cuda"} - listed:
+        checks.failure(bpdq("run", CHECKPOINT, "-p", "x", "--backend", backend), backend)
+
+
+def outputs(checks, folder):
+    checks.failure(bpdq("logits", CHECKPOINT, "--ids", "1,2", "-o", "/dev/full"), "/dev/full", "space")
+    checks.failure(bpdq("logits", CHECKPOINT, "--ids", "1,2", "-o", folder / "no" / "such" / "file"), "No such")
+    checks.failure(bpdq("logits", CHECKPOINT, "--ids", "1,2", "-o", folder), str(folder))
+    (folder / "plain").write_text("x")
+    checks.failure(bpdq("logits", CHECKPOINT, "--ids", "1,2", "-o", folder / "plain" / "x"), "plain")
+    for words in (["tokenize", CHECKPOINT, "-p", "x"], ["info", CHECKPOINT, "--json"], ["devices", "--json"]):
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run([BPDQ, *words], stdout=full, stderr=subprocess.PIPE, env=environment())
+        lines = result.stderr.decode().splitlines()
+        checks.that(result.returncode == 1 and "standard output" in lines[-1], f"{words[0]} > /dev/full: {result.returncode} {lines}")
+
+
+def quantizing(checks, folder):
+    if b"quantize" not in bpdq("--help").stdout:
+        return
+    text = SHARED / "data" / "classics-calibration.txt"
+    layer = SHARED / "vectors" / "k2_g64.safetensors"
+    (folder / "exists").mkdir()
+    (folder / "exists" / "precious").write_text("x")
+    (folder / "empty.txt").write_text("")
+    checks.failure(bpdq("quantize", folder / "missing", folder / "q", "--method", "rtn", "-q"), "missing")
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", folder / "no-text", "-q"), "no-text")
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", folder / "empty.txt", "-q"), "empty.txt")
+    checks.failure(bpdq("quantize", MODEL, folder / "exists", "--calib", text, "-q"), "exists")
+    checks.failure(bpdq("quantize", MODEL, folder / "plain" / "q", "--method", "rtn", "-q"), "plain")
+    checks.failure(bpdq("quantize", CHECKPOINT, folder / "q", "--calib", text, "-q"))
+    checks.failure(bpdq("quantize-layer", folder / "missing", folder / "l"), "missing")
+    checks.failure(bpdq("quantize-layer", layer, folder / "plain" / "l", "--method", "rtn"), "plain")
+    checks.failure(bpdq("quantize-layer", MODEL / "model.safetensors", folder / "l", "--method", "rtn"), "W")
+    checks.that((folder / "exists" / "precious").read_text() == "x", "an existing folder was touched")
+    checks.that(not (folder / "q").exists() and not (folder / "l").exists(), "a failed quantize leaves its output")
+
+
+def main():
+    checks = Checks()
+    with scratch() as name:
+        folder = Path(name)
+        models(checks, folder)
+        requests(checks, folder)
+        devices(checks)
+        outputs(checks, folder)
+        quantizing(checks, folder)
+    checks.finish()
+
+
+main()

@@ -1,0 +1,108 @@
+"""Help, version, wrong usage: exit codes and the one line that says what is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "lib"))
+from cli import BPDQ, MODEL, Checks, bpdq  # noqa: E402
+
+COMMANDS = {
+    "run": ["-p, --prompt TEXT", "--temp T", "--top-k K", "--top-p P", "--min-p P", "--seed S", "--ctx N", "--activations f32|16|8"],
+    "chat": ["--system TEXT", "--chat-template FILE", "--kv f16|q8"],
+    "devices": ["--json"],
+    "info": ["--ctx N"],
+    "tokenize": ["-p, --prompt TEXT", "--ids 1,2,3", "--json"],
+    "logits": ["--ids 1,2,3", "-o, --output FILE"],
+    "eval": ["--text FILE", "--against DENSE", "--ctx N", "--every N"],
+    "quantize": ["--planes K", "--group G", "--calib FILE", "--samples N", "--seqlen L", "--method WORD", "--resume"],
+    "quantize-layer": ["--planes K", "--group G", "--method WORD"],
+    "bench": ["--shape NAME", "--depth D", "--batch B", "md|json|csv", "--memory-cap SIZE", "--threads N"],
+    "bench-ops": ["--shape NAME"],
+}
+
+WRONG = [
+    (["rnu"], ["'rnu'", "did you mean 'run'"]),
+    (["evaluate"], ["'evaluate'"]),
+    (["--verison"], ["--verison"]),
+    (["run"], ["MODEL is missing"]),
+    (["run", MODEL], ["-p TEXT"]),
+    (["run", MODEL, "extra", "-p", "x"], ["'extra'"]),
+    (["run", MODEL, "-p"], ["-p needs a value"]),
+    (["run", MODEL, "-p", "x", "--tmep", "1"], ["--tmep", "did you mean --temp"]),
+    (["run", MODEL, "-p", "x", "-z"], ["-z"]),
+    (["run", MODEL, "-p", "x", "-n", "ten"], ["-n", "'ten' is not a whole number"]),
+    (["run", MODEL, "-p", "x", "-n", "1.5"], ["'1.5' is not a whole number"]),
+    (["run", MODEL, "-p", "x", "-n", ""], ["is not a whole number"]),
+    (["run", MODEL, "-p", "x", "-n", "99999999999999999999"], ["-n"]),
+    (["run", MODEL, "-p", "x", "--temp", "-1"], ["--temp", "outside"]),
+    (["run", MODEL, "-p", "x", "--temp", "nan"], ["--temp"]),
+    (["run", MODEL, "-p", "x", "--top-p", "1.5"], ["--top-p"]),
+    (["run", MODEL, "-p", "x", "--ctx", "0"], ["--ctx"]),
+    (["run", MODEL, "-p", "x", "--ctx=12x"], ["--ctx", "'12x'"]),
+    (["run", MODEL, "-p", "x", "--activations", "4"], ["--activations", "f32"]),
+    (["run", MODEL, "-p", "x", "--kv", "f32"], ["--kv", "q8"]),
+    (["run", MODEL, "-p", "x", "--memory-cap", "lots"], ["--memory-cap", "GiB"]),
+    (["run", MODEL, "-p", "x", "--json=1"], ["takes no value"]),
+    (["tokenize", MODEL], ["--ids"]),
+    (["tokenize", MODEL, "-p", "x", "--ids", "1"], ["--ids"]),
+    (["tokenize", MODEL, "--ids", "1,b"], ["'1,b'"]),
+    (["logits", MODEL, "--ids", "1"], ["-o FILE"]),
+    (["logits", MODEL, "-o", "x"], ["--ids"]),
+    (["logits", MODEL, "--ids", "", "-o", "x"], ["--ids"]),
+    (["logits", MODEL, "--ids", "99999999999", "-o", "x"], ["--ids"]),
+    (["eval", MODEL], ["--text"]),
+    (["eval", MODEL, "--text", "x", "--ctx", "1"], ["--ctx"]),
+    (["eval", MODEL, "--text", "x", "--every", "0"], ["--every"]),
+    (["bench"], ["MODEL or --shape"]),
+    (["bench", MODEL, "--shape", "qwen2.5-7b"], ["exclude"]),
+    (["bench", "--shape", "qwen2.5-0.5b", "--planes", "9"], ["--planes", "outside 1 to 8"]),
+    (["bench", "--shape", "qwen2.5-0.5b", "--group", "48"], ["--group", "multiple of 32"]),
+    (["bench", "--shape", "qwen2.5-0.5b", "-p", "0", "-n", "0"], ["nothing to measure"]),
+    (["bench", "--shape", "qwen2.5-0.5b", "-o", "xml"], ["-o", "csv"]),
+    (["bench-ops"], ["--shape"]),
+    (["quantize", MODEL], ["DST is missing"]),
+    (["quantize", MODEL, "dst"], ["--calib"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--planes", "0"], ["--planes"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--group", "100"], ["--group"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--method", "magic"], ["--method", "reference"]),
+    (["quantize-layer", "in"], ["OUT.safetensors is missing"]),
+    (["completion"], ["SHELL is missing"]),
+    (["completion", "tcsh"], ["bash"]),
+]
+
+
+def main():
+    checks = Checks()
+    listing = bpdq("--help")
+    checks.that(listing.returncode == 0 and b"usage: bpdq COMMAND" in listing.stdout, "--help explains the usage")
+    version = bpdq("--version")
+    checks.that(version.returncode == 0 and version.stdout.startswith(b"bpdq 0."), f"--version: {version.stdout}")
+    nothing = bpdq()
+    checks.that(nothing.returncode == 2 and nothing.stdout == b"" and b"usage" in nothing.stderr, "no command is wrong usage")
+    built = listing.stdout.decode()
+    for name, parts in COMMANDS.items():
+        if f"  {name} " not in built and name.startswith("quantize"):
+            continue  # built without OpenBLAS
+        result = bpdq(name, "--help")
+        text = result.stdout.decode()
+        checks.that(result.returncode == 0 and result.stderr == b"", f"{name} --help: {result.stderr}")
+        for part in [f"usage: bpdq {name}", "examples:", f"\n  bpdq {name}", *parts]:
+            checks.that(part in text or (part.startswith("\n") and f"| bpdq {name}" in text), f"{name} --help does not say '{part}'")
+        checks.that(all(len(line) <= 160 for line in text.splitlines()), f"{name} --help has lines beyond 160 columns")
+        checks.that(bpdq("help", name).stdout == result.stdout, f"help {name} differs from {name} --help")
+    for words, parts in WRONG:
+        if str(words[0]).startswith("quantize") and "  quantize " not in built:
+            continue
+        checks.wrong_usage(bpdq(*words), *parts)
+
+    script = bpdq("completion", "bash").stdout
+    probe = script + b'\nCOMP_WORDS=(bpdq run --te); COMP_CWORD=2; _bpdq; echo "${COMPREPLY[@]}"\nCOMP_WORDS=(bpdq to); COMP_CWORD=1; _bpdq; echo "${COMPREPLY[@]}"\n'
+    completed = subprocess.run(["bash", "-c", probe.decode()], capture_output=True, text=True)
+    checks.that(completed.stdout.split() == ["--temp", "tokenize"], f"completion: {completed.stdout!r} {completed.stderr!r}")
+    full = subprocess.run(["bash", "-c", f"'{BPDQ}' --help > /dev/full"], capture_output=True)
+    checks.that(full.returncode == 1 and full.stderr.startswith(b"bpdq: error: standard output"), f"full stdout: {full.returncode} {full.stderr}")
+    checks.finish()
+
+
+main()
