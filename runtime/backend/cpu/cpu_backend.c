@@ -147,7 +147,7 @@ static bpdq_status create(const bpdq_backend_options *options, bpdq_backend **re
   backend->base = (bpdq_backend){
       .prefill_tokens = PREFILL_TOKENS,
       .batch_tokens = 1,
-      .default_activations = BPDQ_ACTIVATIONS_16,
+      .default_activations = BPDQ_ACTIVATIONS_8,
       .destroy = destroy,
       .weight_create = cpu_weight_create,
       .weight_destroy = cpu_weight_destroy,
