@@ -18,10 +18,11 @@ static int compare_literals(const void *a, const void *b) {
   return order ? order : (first->token > second->token) - (first->token < second->token);
 }
 
-/* Of equal texts the special tokens win, then the order of the file: the library lists its patterns that way. */
-static int compare_by_precedence(const bpdq_added_token *tokens, const bpdq_literal *a, const bpdq_literal *b) {
+/* Tokens that the normalizer makes equal: the library's choice differs from run to run (it walks a hash map); here the last one of the
+ * file counts, special tokens before the others. */
+static bool comes_later(const bpdq_added_token *tokens, const bpdq_literal *a, const bpdq_literal *b) {
   bool first = tokens[a->token].special, second = tokens[b->token].special;
-  return first != second ? (first ? -1 : 1) : (a->token > b->token) - (a->token < b->token);
+  return first != second ? second : a->token > b->token;
 }
 
 static void finish_literals(bpdq_literal_set *set, const bpdq_added_token *tokens) {
@@ -31,7 +32,7 @@ static void finish_literals(bpdq_literal_set *set, const bpdq_added_token *token
     bpdq_literal *last = kept ? &set->literals[kept - 1] : NULL;
     if (!last || compare_slices(last->text, set->literals[i].text))
       set->literals[kept++] = set->literals[i];
-    else if (compare_by_precedence(tokens, &set->literals[i], last) < 0)
+    else if (comes_later(tokens, &set->literals[i], last))
       *last = set->literals[i];
   }
   set->count = kept;

@@ -267,7 +267,7 @@ typedef struct bpdq_literal {
 } bpdq_literal;
 
 typedef struct bpdq_literal_set {
-  bpdq_literal *literals; /* sorted by text; of equal texts only the first one counts */
+  bpdq_literal *literals; /* sorted by text; no two texts are equal */
   size_t count;
   uint32_t first_byte[257];  /* literals that start with byte b: first_byte[b]..first_byte[b+1] */
   bpdq_text normalized_text; /* storage of normalized contents */
