@@ -11,6 +11,7 @@ typedef enum vulkan_scratch {
   VULKAN_SCRATCH_QUANTIZED,    /* an input as integers (quantize.comp) */
   VULKAN_SCRATCH_SCALES,       /* their scales and sums per group */
   VULKAN_SCRATCH_PARTIAL,      /* attention over a part of the context */
+  VULKAN_SCRATCH_COUNTERS,     /* of its finished parts; zero between runs */
   VULKAN_SCRATCH_CANDIDATES_A, /* top-k of parts of a row */
   VULKAN_SCRATCH_CANDIDATES_B,
   VULKAN_SCRATCH_STATISTICS, /* maximum and sum of exponentials of parts of a row */
@@ -76,6 +77,10 @@ bpdq_status bpdq_vulkan_add_transform(vulkan_builder *builder, const bpdq_op_tra
 bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear *op, bpdq_error *error);
 bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_rope_cache *op, bpdq_error *error);
 bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op_attention *op, bpdq_error *error);
+/* Both in one dispatch: for programs of one row, where no other row's key is needed. The queries in `qkv` stay as they were. */
+bool bpdq_vulkan_can_fuse_rope(const vulkan_builder *builder, const bpdq_op *first, const bpdq_op *second);
+bpdq_status bpdq_vulkan_add_rope_attention(vulkan_builder *builder, const bpdq_op_rope_cache *rope, const bpdq_op_attention *attention,
+                                           bpdq_error *error);
 bpdq_status bpdq_vulkan_add_top_k(vulkan_builder *builder, const bpdq_op_top_k *op, bpdq_error *error);
 
 /* The input of an operation with a transform, checked: f32 [max_tokens, width], or twice as wide for a gate; the norm's weight too. */

@@ -4,9 +4,10 @@
 
 #define ROPE_THREADS 64
 #define ATTENTION_THREADS 128
-#define MAX_HEADS 8     /* query heads per work group */
-#define SPLIT_TOKENS 16 /* up to this many rows the context is split, to fill the device */
-#define MIN_SPLIT_POSITIONS 256
+#define MAX_HEADS 8            /* query heads per work group */
+#define SPLIT_TOKENS 16        /* up to this many rows the context is split, to fill the device */
+#define MIN_SPLIT_POSITIONS 64 /* what a work group takes at a time */
+#define CPU_SPLIT_POSITIONS 512
 #define MAX_SPLITS 64
 
 /* The shape that both operations share. */
@@ -30,16 +31,20 @@ static bpdq_status find_cache(const vulkan_builder *builder, bpdq_tensor index, 
 /* Words before the scales of a q8 cache. */
 static uint32_t scales_offset(const vulkan_tensor *cache) { return (uint32_t)(cache->desc.rows * cache->desc.columns / 4); }
 
+static bpdq_status find_table(const vulkan_builder *builder, const bpdq_op_rope_cache *op, const vulkan_tensor **table, bpdq_error *error) {
+  BPDQ_TRY(bpdq_vulkan_operand(builder, op->rope_table, BPDQ_TENSOR_F32, op->context, op->head_dim, table, error));
+  return (*table)->desc.columns == op->head_dim ? BPDQ_OK : bpdq_vulkan_unsupported(builder, "the rope table has another width", error);
+}
+
 bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_rope_cache *op, bpdq_error *error) {
   int64_t width = (op->heads + 2 * op->kv_heads) * op->head_dim, tokens = builder->program->max_tokens;
   const vulkan_tensor *qkv, *table, *keys, *values;
   BPDQ_TRY(check_shape(builder, op->heads, op->kv_heads, op->head_dim, op->context, error));
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->qkv, BPDQ_TENSOR_F32, tokens, width, &qkv, error));
-  BPDQ_TRY(bpdq_vulkan_operand(builder, op->rope_table, BPDQ_TENSOR_F32, op->context, op->head_dim, &table, error));
+  BPDQ_TRY(find_table(builder, op, &table, error));
   BPDQ_TRY(find_cache(builder, op->k_cache, op->kv_heads, op->head_dim, op->context, &keys, error));
   BPDQ_TRY(find_cache(builder, op->v_cache, op->kv_heads, op->head_dim, op->context, &values, error));
-  if (table->desc.columns != op->head_dim || !op->q_norm != !op->k_norm)
-    return bpdq_vulkan_unsupported(builder, "a rope table of another width, or one of q_norm and k_norm alone", error);
+  if (!op->q_norm != !op->k_norm) return bpdq_vulkan_unsupported(builder, "one of q_norm and k_norm alone", error);
   vulkan_dispatch dispatch;
   const uint32_t constants[] = {ROPE_THREADS, (uint32_t)op->head_dim, keys->desc.kv_type == BPDQ_KV_Q8, op->q_norm != NULL};
   BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "rope_cache", constants, 4, error));
@@ -62,67 +67,93 @@ bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_ro
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
 }
 
-static bpdq_status add_merge(vulkan_builder *builder, const bpdq_op_attention *op, const vulkan_tensor *output, bpdq_error *error) {
+/* Positions per part of the context, or 0 where rows alone fill the device. */
+static uint32_t choose_split(const vulkan_builder *builder, int64_t context) {
+  if (builder->program->max_tokens > SPLIT_TOKENS || context <= MIN_SPLIT_POSITIONS) return 0;
+  uint64_t positions = bpdq_round_up(bpdq_ceil_div((uint64_t)context, MAX_SPLITS), MIN_SPLIT_POSITIONS);
+  return builder->vulkan->context.is_cpu && positions < CPU_SPLIT_POSITIONS ? CPU_SPLIT_POSITIONS : (uint32_t)positions;
+}
+
+/* The operands of one attention, checked, and how its work is cut. */
+typedef struct attention_plan {
+  const vulkan_tensor *qkv, *output, *keys, *values;
+  uint32_t split, heads, chunks; /* query heads per work group, and work groups per kv head */
+} attention_plan;
+
+static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attention *op, attention_plan *plan, bpdq_error *error) {
+  int64_t tokens = builder->program->max_tokens;
+  BPDQ_TRY(check_shape(builder, op->heads, op->kv_heads, op->head_dim, op->context, error));
+  BPDQ_TRY(bpdq_vulkan_operand(builder, op->qkv, BPDQ_TENSOR_F32, tokens, op->heads * op->head_dim, &plan->qkv, error));
+  BPDQ_TRY(bpdq_vulkan_operand(builder, op->output, BPDQ_TENSOR_F32, tokens, op->heads * op->head_dim, &plan->output, error));
+  BPDQ_TRY(find_cache(builder, op->k_cache, op->kv_heads, op->head_dim, op->context, &plan->keys, error));
+  BPDQ_TRY(find_cache(builder, op->v_cache, op->kv_heads, op->head_dim, op->context, &plan->values, error));
+  plan->split = choose_split(builder, op->context);
+  if (plan->split && builder->split_positions && builder->split_positions != plan->split)
+    return bpdq_vulkan_unsupported(builder, "all attentions of a program must have the same context", error);
+  if (plan->split) builder->split_positions = plan->split;
+  /* Chunks of heads as even as they come: 12 heads per kv head are 6 + 6. */
+  uint32_t group = (uint32_t)(op->heads / op->kv_heads), chunks = (group + MAX_HEADS - 1) / MAX_HEADS;
+  plan->heads = (group + chunks - 1) / chunks;
+  plan->chunks = (group + plan->heads - 1) / plan->heads;
+  return BPDQ_OK;
+}
+
+/* `rope` NULL: the queries are rotated and the caches written already. */
+static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op_attention *op, const vulkan_tensor *rope, bpdq_error *error) {
+  uint64_t tokens = (uint64_t)builder->program->max_tokens;
+  attention_plan plan;
+  BPDQ_TRY(plan_attention(builder, op, &plan, error));
   vulkan_dispatch dispatch;
-  const uint32_t constants[] = {64, (uint32_t)op->head_dim};
-  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "attention_merge", constants, 2, error));
-  bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
-  bpdq_vulkan_read_scratch(&dispatch, 1, VULKAN_SCRATCH_PARTIAL);
-  bpdq_vulkan_write(&dispatch, 2, bpdq_vulkan_whole(&output->buffer));
-  bpdq_vulkan_push(&dispatch, (uint32_t)op->heads);
-  bpdq_vulkan_push(&dispatch, (uint32_t)output->desc.columns);
-  dispatch.grid[0] = (uint32_t)op->heads;
+  const uint32_t constants[] = {ATTENTION_THREADS, (uint32_t)op->head_dim, plan.heads, plan.keys->desc.kv_type == BPDQ_KV_Q8,
+                                plan.split != 0};
+  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, rope ? "attention_rope" : "attention", constants, 5, error));
+  dispatch.grid[0] = (uint32_t)op->kv_heads * plan.chunks;
   dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
+  if (plan.split) dispatch.extent[2] = VULKAN_EXTENT_SPLITS;
+  bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
+  bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&plan.qkv->buffer));
+  bpdq_vulkan_write(&dispatch, 2, bpdq_vulkan_whole(&plan.output->buffer));
+  uint64_t splits = plan.split ? bpdq_ceil_div((uint64_t)op->context, plan.split) : 1;
+  bpdq_vulkan_write_scratch(builder, &dispatch, 5, VULKAN_SCRATCH_PARTIAL,
+                            plan.split ? tokens * (uint64_t)op->heads * splits * (uint64_t)(op->head_dim + 2) * 4 : 4);
+  bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, tokens * dispatch.grid[0] * 4);
+  if (rope) {
+    bpdq_vulkan_write(&dispatch, 3, bpdq_vulkan_whole(&plan.keys->buffer));
+    bpdq_vulkan_write(&dispatch, 4, bpdq_vulkan_whole(&plan.values->buffer));
+    bpdq_vulkan_read(&dispatch, 6, bpdq_vulkan_whole(&rope->buffer));
+  } else {
+    bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&plan.keys->buffer));
+    bpdq_vulkan_read(&dispatch, 4, bpdq_vulkan_whole(&plan.values->buffer));
+  }
+  bpdq_vulkan_push(&dispatch, (uint32_t)op->heads);
+  bpdq_vulkan_push(&dispatch, (uint32_t)op->kv_heads);
+  bpdq_vulkan_push(&dispatch, (uint32_t)plan.qkv->desc.columns);
+  bpdq_vulkan_push(&dispatch, (uint32_t)plan.output->desc.columns);
+  bpdq_vulkan_push(&dispatch, (uint32_t)op->context);
+  bpdq_vulkan_push(&dispatch, (uint32_t)tokens);
+  bpdq_vulkan_push(&dispatch, scales_offset(plan.keys));
+  bpdq_vulkan_push(&dispatch, plan.split);
+  bpdq_vulkan_push_float(&dispatch, op->scale);
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
 }
 
-/* Positions per part of the context, or 0 where one part is enough. */
-static uint32_t choose_split(const vulkan_builder *builder, int64_t context) {
-  if (builder->program->max_tokens > SPLIT_TOKENS || context <= MIN_SPLIT_POSITIONS) return 0;
-  uint64_t positions = bpdq_round_up(bpdq_ceil_div((uint64_t)context, MAX_SPLITS), 64);
-  return positions < MIN_SPLIT_POSITIONS ? MIN_SPLIT_POSITIONS : (uint32_t)positions;
+bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op_attention *op, bpdq_error *error) {
+  return add_attention(builder, op, NULL, error);
 }
 
-bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op_attention *op, bpdq_error *error) {
-  int64_t tokens = builder->program->max_tokens;
-  const vulkan_tensor *qkv, *output, *keys, *values;
-  BPDQ_TRY(check_shape(builder, op->heads, op->kv_heads, op->head_dim, op->context, error));
-  BPDQ_TRY(bpdq_vulkan_operand(builder, op->qkv, BPDQ_TENSOR_F32, tokens, op->heads * op->head_dim, &qkv, error));
-  BPDQ_TRY(bpdq_vulkan_operand(builder, op->output, BPDQ_TENSOR_F32, tokens, op->heads * op->head_dim, &output, error));
-  BPDQ_TRY(find_cache(builder, op->k_cache, op->kv_heads, op->head_dim, op->context, &keys, error));
-  BPDQ_TRY(find_cache(builder, op->v_cache, op->kv_heads, op->head_dim, op->context, &values, error));
-  uint32_t split = choose_split(builder, op->context), group = (uint32_t)(op->heads / op->kv_heads);
-  if (split && builder->split_positions && builder->split_positions != split)
-    return bpdq_vulkan_unsupported(builder, "all attentions of a program must have the same context", error);
-  if (split) builder->split_positions = split;
-  /* Chunks of heads as even as they come: 12 heads per kv head are 6 + 6. */
-  uint32_t chunks = (group + MAX_HEADS - 1) / MAX_HEADS, heads = (group + chunks - 1) / chunks;
-  chunks = (group + heads - 1) / heads;
-  vulkan_dispatch dispatch;
-  const uint32_t constants[] = {ATTENTION_THREADS, (uint32_t)op->head_dim, heads, keys->desc.kv_type == BPDQ_KV_Q8, split != 0};
-  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "attention", constants, 5, error));
-  bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
-  bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&qkv->buffer));
-  if (split)
-    bpdq_vulkan_write_scratch(
-        builder, &dispatch, 2, VULKAN_SCRATCH_PARTIAL,
-        (uint64_t)tokens * (uint64_t)op->heads * bpdq_ceil_div((uint64_t)op->context, split) * (uint64_t)(op->head_dim + 2) * 4);
-  else
-    bpdq_vulkan_write(&dispatch, 2, bpdq_vulkan_whole(&output->buffer));
-  bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&keys->buffer));
-  bpdq_vulkan_read(&dispatch, 4, bpdq_vulkan_whole(&values->buffer));
-  bpdq_vulkan_push(&dispatch, (uint32_t)op->heads);
-  bpdq_vulkan_push(&dispatch, (uint32_t)op->kv_heads);
-  bpdq_vulkan_push(&dispatch, (uint32_t)qkv->desc.columns);
-  bpdq_vulkan_push(&dispatch, (uint32_t)output->desc.columns);
-  bpdq_vulkan_push(&dispatch, (uint32_t)op->context);
-  bpdq_vulkan_push(&dispatch, (uint32_t)tokens);
-  bpdq_vulkan_push(&dispatch, scales_offset(keys));
-  bpdq_vulkan_push(&dispatch, split);
-  bpdq_vulkan_push_float(&dispatch, op->scale);
-  dispatch.grid[0] = (uint32_t)op->kv_heads * chunks;
-  dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
-  if (split) dispatch.extent[2] = VULKAN_EXTENT_SPLITS;
-  BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
-  return split ? add_merge(builder, op, output, error) : BPDQ_OK;
+bool bpdq_vulkan_can_fuse_rope(const vulkan_builder *builder, const bpdq_op *first, const bpdq_op *second) {
+  if (builder->program->max_tokens != 1 || first->kind != BPDQ_OP_ROPE_CACHE || second->kind != BPDQ_OP_ATTENTION) return false;
+  const bpdq_op_rope_cache *rope = &first->rope_cache;
+  const bpdq_op_attention *attention = &second->attention;
+  return !rope->q_norm && !rope->k_norm && rope->qkv == attention->qkv && rope->k_cache == attention->k_cache &&
+         rope->v_cache == attention->v_cache && rope->heads == attention->heads && rope->kv_heads == attention->kv_heads &&
+         rope->head_dim == attention->head_dim && rope->context == attention->context;
+}
+
+bpdq_status bpdq_vulkan_add_rope_attention(vulkan_builder *builder, const bpdq_op_rope_cache *rope, const bpdq_op_attention *attention,
+                                           bpdq_error *error) {
+  const vulkan_tensor *qkv, *table;
+  BPDQ_TRY(find_table(builder, rope, &table, error));
+  BPDQ_TRY(bpdq_vulkan_operand(builder, rope->qkv, BPDQ_TENSOR_F32, 1, (rope->heads + 2 * rope->kv_heads) * rope->head_dim, &qkv, error));
+  return add_attention(builder, attention, table, error);
 }

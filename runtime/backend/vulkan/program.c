@@ -141,12 +141,24 @@ static bpdq_status add_op(vulkan_builder *builder, const bpdq_op *op, bpdq_error
 static bpdq_status build(vulkan_builder *builder, bpdq_executable *executable, bpdq_error *error) {
   bpdq_vulkan *vulkan = builder->vulkan;
   const bpdq_program *program = builder->program;
-  for (size_t i = 0; i < program->count; i++) BPDQ_TRY(add_op(builder, &program->ops[i], error));
+  for (size_t i = 0; i < program->count; i++) {
+    const bpdq_op *op = &program->ops[i];
+    if (i + 1 < program->count && bpdq_vulkan_can_fuse_rope(builder, op, op + 1)) {
+      builder->op = op;
+      BPDQ_TRY(bpdq_vulkan_add_rope_attention(builder, &op->rope_cache, &op[1].attention, error));
+      i++;
+    } else {
+      BPDQ_TRY(add_op(builder, op, error));
+    }
+  }
   builder->scratch_bytes[VULKAN_SCRATCH_RUN] = (RUN_HEADER_WORDS + 2 * (uint64_t)program->max_tokens + 3 * (uint64_t)builder->count) * 4;
-  for (int i = 0; i < VULKAN_SCRATCHES; i++)
-    if (builder->scratch_bytes[i])
-      BPDQ_TRY(bpdq_vulkan_allocate(&vulkan->memory, i == VULKAN_SCRATCH_RUN ? VULKAN_MEMORY_SHARED : VULKAN_MEMORY_DEVICE,
-                                    builder->scratch_bytes[i], "scratch memory", &executable->scratch[i], error));
+  for (int i = 0; i < VULKAN_SCRATCHES; i++) {
+    bool mapped = i == VULKAN_SCRATCH_RUN || i == VULKAN_SCRATCH_COUNTERS;
+    if (!builder->scratch_bytes[i]) continue;
+    BPDQ_TRY(bpdq_vulkan_allocate(&vulkan->memory, mapped ? VULKAN_MEMORY_SHARED : VULKAN_MEMORY_DEVICE, builder->scratch_bytes[i],
+                                  "scratch memory", &executable->scratch[i], error));
+    if (mapped) memset(executable->scratch[i].mapped, 0, executable->scratch[i].size);
+  }
   for (size_t i = 0; i < builder->count; i++)
     for (int slot = 0; slot < VULKAN_BINDINGS; slot++) {
       vulkan_slot *bound = &builder->dispatches[i].slots[slot];
