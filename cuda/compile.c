@@ -1,5 +1,5 @@
-/* Programs: checked once, captured once as a CUDA graph, replayed per run. The scalars of a run (tokens, positions, sequences) lie in
- * mapped host memory; the graph's first kernel copies them to where the others read them. */
+/* Programs: checked once, their kernels loaded, captured once as a CUDA graph, replayed per run. The scalars of a run (tokens, positions,
+ * sequences) lie in mapped host memory; the graph's first kernel copies them to where the others read them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -209,29 +209,66 @@ static cudaError_t launch_op(const bpdq_cuda_queue *queue, bpdq_executable *e, c
   return cudaErrorInvalidValue;
 }
 
-/* Captures the program; on failure `failed` is the operation that could not be launched. */
-static cudaError_t capture(bpdq_executable *e, const bpdq_program *program, bool dependent_launch, const char **failed) {
-  cudaStream_t stream = e->state->stream;
-  bpdq_cuda_queue queue = e->backend->queue;
-  queue.stream = stream;
-  queue.dependent_launch = dependent_launch;
-  *failed = "capture";
-  cudaError_t result = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
-  if (result != cudaSuccess) return result;
-  result = bpdq_cuda_copy_scalars(&queue, e->host_run, e->memory, 4 + 2 * e->max_tokens);
-  for (size_t i = 0; i < program->count && result == cudaSuccess; i++) {
-    *failed = program->ops[i].name;
-    result = launch_op(&queue, e, &program->ops[i], program->activations);
+/* Puts the whole program on the queue. On failure `failed` is the operation that could not be launched. */
+static cudaError_t enqueue(bpdq_executable *e, const bpdq_cuda_queue *queue, const char **failed) {
+  *failed = "the scalars of a run";
+  cudaError_t result = bpdq_cuda_copy_scalars(queue, e->host_run, e->memory, 4 + 2 * e->max_tokens);
+  for (size_t i = 0; i < e->op_count && result == cudaSuccess; i++) {
+    *failed = e->ops[i].name;
+    result = launch_op(queue, e, &e->ops[i], e->activations);
   }
+  return result;
+}
+
+static bpdq_cuda_queue queue_of(bpdq_executable *e, bool dependent_launch, bool load_only, bpdq_cuda_failure *failure) {
+  bpdq_cuda_queue queue = e->backend->queue;
+  queue.stream = e->state->stream;
+  queue.dependent_launch = dependent_launch;
+  queue.load_only = load_only;
+  queue.failure = failure;
+  return queue;
+}
+
+/* The mode is relaxed: a driver that loads code lazily may have to allocate while it captures, and nothing here depends on that. */
+static cudaError_t capture(bpdq_executable *e, bool dependent_launch, bpdq_cuda_failure *failure, const char **failed) {
+  cudaStream_t stream = e->state->stream;
+  bpdq_cuda_queue queue = queue_of(e, dependent_launch, false, failure);
+  *failed = "capture";
+  cudaError_t result = cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed);
+  if (result != cudaSuccess) return result;
+  result = enqueue(e, &queue, failed);
   cudaGraph_t graph = NULL;
   cudaError_t ended = cudaStreamEndCapture(stream, &graph);
-  if (result == cudaSuccess) result = ended;
+  if (result == cudaSuccess && ended != cudaSuccess) {
+    *failed = "the end of the capture";
+    result = ended;
+  }
   if (result == cudaSuccess) {
     *failed = "graph instantiation";
     result = cudaGraphInstantiate(&e->graph, graph, 0);
   }
   if (graph) cudaGraphDestroy(graph);
   return result;
+}
+
+static bpdq_status launch_error(bpdq_error *error, cudaError_t result, const bpdq_cuda_failure *failure, const char *failed) {
+  cudaGetLastError();
+  return bpdq_fail(error, BPDQ_ERROR_DEVICE, "cuda: operation %s, kernel %s: %s: %s", failed ? failed : "?",
+                   failure->kernel ? failure->kernel : "?", failure->call ? failure->call : "capture", cudaGetErrorString(result));
+}
+
+/* Makes the graph, with dependent launch if that works, else without; a driver that captures neither way leaves none. */
+static void make_graph(bpdq_executable *e) {
+  for (int dependent = e->backend->queue.dependent_launch; dependent >= 0; dependent--) {
+    bpdq_cuda_failure failure = {0};
+    const char *failed;
+    cudaError_t result = capture(e, dependent, &failure, &failed);
+    if (result == cudaSuccess) return;
+    cudaGetLastError();
+    bpdq_log_warning(&e->backend->log, "cuda: %s cannot be captured%s (kernel %s, %s: %s)", failed ? failed : "?",
+                     dependent ? " with programmatic dependent launch" : "; running without a graph", failure.kernel ? failure.kernel : "?",
+                     failure.call ? failure.call : "capture", cudaGetErrorString(result));
+  }
 }
 
 static bpdq_status build(bpdq_executable *e, const bpdq_program *program, bpdq_error *error) {
@@ -243,21 +280,13 @@ static bpdq_status build(bpdq_executable *e, const bpdq_program *program, bpdq_e
     if (op->kind == BPDQ_OP_TOP_K) mirror_results(e, &op->top_k);
   }
   BPDQ_TRY(allocate_work(e, program, error));
+  bpdq_cuda_failure failure = {0};
   const char *failed;
-  bool dependent = e->backend->queue.dependent_launch;
-  cudaError_t result = capture(e, program, dependent, &failed);
-  if (result != cudaSuccess && dependent) { /* an older driver may refuse such launches inside a graph */
-    bpdq_log_warning(&e->backend->log, "cuda: programmatic dependent launch does not work here (%s); going on without",
-                     cudaGetErrorString(result));
-    cudaGetLastError();
-    e->backend->queue.dependent_launch = false;
-    result = capture(e, program, false, &failed);
-  }
-  if (result != cudaSuccess) {
-    cudaGetLastError();
-    return bpdq_fail(error, BPDQ_ERROR_DEVICE, "cuda: compiling %s: %s", failed ? failed : "?", cudaGetErrorString(result));
-  }
-  BPDQ_TRY(cuda_check(cudaGraphUpload(e->graph, e->state->stream), error, "uploading a graph"));
+  bpdq_cuda_queue load = queue_of(e, false, true, &failure);
+  cudaError_t result = enqueue(e, &load, &failed);
+  if (result != cudaSuccess) return launch_error(error, result, &failure, failed);
+  make_graph(e);
+  if (e->graph) BPDQ_TRY(cuda_check(cudaGraphUpload(e->graph, e->state->stream), error, "uploading a graph"));
   return cuda_check(cudaStreamSynchronize(e->state->stream), error, "uploading a graph");
 }
 
@@ -271,7 +300,9 @@ bpdq_status cuda_compile(bpdq_backend *base, bpdq_state *state, const bpdq_progr
   BPDQ_TRY(cuda_check(cudaSetDevice(backend->device), error, "selecting the device"));
   bpdq_executable *e = calloc(1, sizeof *e);
   if (e) e->mirrored = bpdq_alloc_array(2 * program->count + 1, sizeof *e->mirrored);
-  if (!e || !e->mirrored) {
+  if (e) e->ops = bpdq_alloc_array(program->count + 1, sizeof *e->ops);
+  if (!e || !e->mirrored || !e->ops) {
+    if (e) free(e->mirrored);
     free(e);
     return bpdq_fail(error, BPDQ_ERROR_MEMORY, "cuda: out of host memory for a program");
   }
@@ -279,6 +310,9 @@ bpdq_status cuda_compile(bpdq_backend *base, bpdq_state *state, const bpdq_progr
   e->state = state;
   e->max_tokens = program->max_tokens;
   e->context = e->cache_rows = INT64_MAX;
+  memcpy(e->ops, program->ops, program->count * sizeof *e->ops);
+  e->op_count = program->count;
+  e->activations = program->activations;
   bpdq_status status = build(e, program, error);
   if (status != BPDQ_OK) {
     cuda_executable_destroy(base, e);
@@ -297,6 +331,7 @@ void cuda_executable_destroy(bpdq_backend *base, bpdq_executable *executable) {
   cuda_release(backend, executable->memory, executable->charged);
   if (executable->host_run) cudaFreeHost(executable->host_run);
   free(executable->mirrored);
+  free(executable->ops);
   free(executable);
 }
 
@@ -316,6 +351,15 @@ static bpdq_status check_run(const bpdq_executable *e, const bpdq_run *run, bpdq
   return BPDQ_OK;
 }
 
+static bpdq_status start(bpdq_executable *e, bpdq_error *error) {
+  if (e->graph) return cuda_check(cudaGraphLaunch(e->graph, e->state->stream), error, "launching a graph");
+  bpdq_cuda_failure failure = {0};
+  const char *failed;
+  bpdq_cuda_queue queue = queue_of(e, false, false, &failure);
+  cudaError_t result = enqueue(e, &queue, &failed);
+  return result == cudaSuccess ? BPDQ_OK : launch_error(error, result, &failure, failed);
+}
+
 bpdq_status cuda_run(bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
   bpdq_state *state = executable->state;
   BPDQ_TRY(check_run(executable, run, error));
@@ -324,7 +368,7 @@ bpdq_status cuda_run(bpdq_executable *executable, const bpdq_run *run, bpdq_erro
   scalars[0] = (int32_t)run->tokens;
   if (run->positions) memcpy(scalars + 4, run->positions, (size_t)run->tokens * sizeof *scalars);
   if (run->sequences) memcpy(scalars + 4 + executable->max_tokens, run->sequences, (size_t)run->tokens * sizeof *scalars);
-  BPDQ_TRY(cuda_check(cudaGraphLaunch(executable->graph, state->stream), error, "launching a graph"));
+  BPDQ_TRY(start(executable, error));
   cudaError_t result = cudaStreamSynchronize(state->stream);
   state->pinned_used = 0;
   for (size_t i = 0; i < state->count; i++) state->tensors[i].mirror_is_current = false;

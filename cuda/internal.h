@@ -71,7 +71,10 @@ struct bpdq_state {
 struct bpdq_executable {
   cuda_backend *backend;
   bpdq_state *state;
-  cudaGraphExec_t graph;
+  bpdq_op *ops;
+  size_t op_count;
+  bpdq_activations activations;
+  cudaGraphExec_t graph; /* NULL where the driver refuses the capture: each run then launches the kernels itself */
   int64_t max_tokens;
   int64_t context, cache_rows; /* the smallest of the caches used; INT64_MAX without attention */
   int32_t *host_run;           /* mapped host memory: tokens, 3 x padding, positions, sequences */

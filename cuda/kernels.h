@@ -12,8 +12,16 @@
 extern "C" {
 #endif
 
+/* The first launch that failed: both are strings that outlive everything, or NULL. */
+typedef struct bpdq_cuda_failure {
+  const char *call, *kernel;
+} bpdq_cuda_failure;
+
 typedef struct bpdq_cuda_queue {
   cudaStream_t stream;
+  bpdq_cuda_failure *failure; /* NULL: nobody asks */
+  /* Launches only bring their kernel's code onto the device: code that is loaded lazily may not be loaded while a stream captures. */
+  bool load_only;
   bool dependent_launch; /* programmatic dependent launch (sm_90): a kernel starts while the one before it drains */
   int multiprocessors;
   int shared_per_block; /* bytes that a block may ask for */

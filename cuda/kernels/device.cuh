@@ -10,11 +10,25 @@
 #include "kernels.h"
 #include "layout.h"
 
-/* Launches `kernel` with the pointers to its arguments; raises the block's shared-memory limit where that is needed. */
-static inline cudaError_t launch(const bpdq_cuda_queue *queue, const void *kernel, dim3 grid, dim3 block, size_t shared, void **arguments) {
+/* Notes where a launch failed, for the message, and hands the status on. */
+static inline cudaError_t launch_status(const bpdq_cuda_queue *queue, cudaError_t result, const void *kernel, const char *call) {
+  if (result == cudaSuccess || !queue->failure || queue->failure->call) return result;
+  queue->failure->call = call;
+  if (cudaFuncGetName(&queue->failure->kernel, kernel) != cudaSuccess) queue->failure->kernel = NULL;
+  return result;
+}
+
+/* Launches `kernel` with the pointers to its arguments; raises the block's shared-memory limit where that is needed. `dependent` allows
+ * the launch to overlap the kernel before it. */
+static inline cudaError_t launch_as(const bpdq_cuda_queue *queue, bool dependent, const void *kernel, dim3 grid, dim3 block, size_t shared,
+                                    void **arguments) {
   if (shared > 48 * 1024) {
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
-    if (error != cudaSuccess) return error;
+    if (error != cudaSuccess) return launch_status(queue, error, kernel, "cudaFuncSetAttribute");
+  }
+  if (queue->load_only) {
+    cudaFuncAttributes loaded;
+    return launch_status(queue, cudaFuncGetAttributes(&loaded, kernel), kernel, "cudaFuncGetAttributes");
   }
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -25,8 +39,11 @@ static inline cudaError_t launch(const bpdq_cuda_queue *queue, const void *kerne
   config.dynamicSmemBytes = shared;
   config.stream = queue->stream;
   config.attrs = &attribute;
-  config.numAttrs = queue->dependent_launch ? 1 : 0;
-  return cudaLaunchKernelExC(&config, kernel, arguments);
+  config.numAttrs = dependent ? 1 : 0;
+  return launch_status(queue, cudaLaunchKernelExC(&config, kernel, arguments), kernel, "cudaLaunchKernelExC");
+}
+static inline cudaError_t launch(const bpdq_cuda_queue *queue, const void *kernel, dim3 grid, dim3 block, size_t shared, void **arguments) {
+  return launch_as(queue, queue->dependent_launch, kernel, grid, block, shared, arguments);
 }
 
 static inline unsigned blocks_for(int64_t count, int64_t per_block) { return (unsigned)((count + per_block - 1) / per_block); }

@@ -54,8 +54,8 @@ __global__ void __launch_bounds__(THREADS) copy_scalars_kernel(const int32_t *ho
 }
 
 cudaError_t bpdq_cuda_copy_scalars(const bpdq_cuda_queue *queue, const int32_t *host, int32_t *device, int64_t count) {
-  copy_scalars_kernel<<<1, THREADS, 0, queue->stream>>>(host, device, count);
-  return cudaGetLastError();
+  void *arguments[] = {&host, &device, &count};
+  return launch_as(queue, false, (const void *)copy_scalars_kernel, 1, THREADS, 0, arguments);
 }
 
 __global__ void __launch_bounds__(THREADS) prepare_f32_kernel(bpdq_cuda_prepare p, float *output, int64_t stride) {
