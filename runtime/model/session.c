@@ -208,21 +208,6 @@ static bpdq_status run_chunk(bpdq_session *session, const int32_t *tokens, int64
   return BPDQ_OK;
 }
 
-bpdq_status bpdq_evaluate(bpdq_session *session, const int32_t *tokens, size_t count, bpdq_error *error) {
-  if (!count) return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "no tokens to evaluate");
-  BPDQ_TRY(check_tokens(session, tokens, count, error));
-  BPDQ_TRY(check_room(session, 0, count, error));
-  session->has_logits = false;
-  for (size_t done = 0; done < count;) {
-    size_t left = count - done, chunk = left < (size_t)session->max_tokens ? left : (size_t)session->max_tokens;
-    BPDQ_TRY(run_chunk(session, tokens + done, (int64_t)chunk, done + chunk == count ? HEAD_LAST : HEAD_NONE, error));
-    done += chunk;
-  }
-  session->has_logits = true;
-  session->fresh_candidates = session->wanted_candidates;
-  return BPDQ_OK;
-}
-
 bpdq_status bpdq_evaluate_batch(bpdq_session *session, const int32_t *tokens, bpdq_error *error) {
   BPDQ_TRY(check_tokens(session, tokens, (size_t)session->sequences, error));
   for (int s = 0; s < session->sequences; s++) BPDQ_TRY(check_room(session, s, 1, error));
@@ -267,22 +252,29 @@ static bpdq_status head_of_rows(bpdq_session *session, int64_t count, float *log
   return BPDQ_OK;
 }
 
-bpdq_status bpdq_evaluate_all(bpdq_session *session, const int32_t *tokens, size_t count, float *logits, bpdq_error *error) {
+/* Evaluates in chunks; `logits` [count, vocab] is NULL where only the last token's are wanted, which stay on the device. */
+static bpdq_status evaluate_chunks(bpdq_session *session, const int32_t *tokens, size_t count, float *logits, bpdq_error *error) {
   if (!count) return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "no tokens to evaluate");
   BPDQ_TRY(check_tokens(session, tokens, count, error));
   BPDQ_TRY(check_room(session, 0, count, error));
   session->has_logits = false;
   for (size_t done = 0; done < count;) {
     size_t left = count - done, chunk = left < (size_t)session->max_tokens ? left : (size_t)session->max_tokens;
-    /* The last chunk's logits also stay on the device, so that bpdq_sample can go on from here. */
-    bool last = done + chunk == count;
-    BPDQ_TRY(run_chunk(session, tokens + done, (int64_t)chunk, last ? HEAD_LAST : HEAD_NONE, error));
-    BPDQ_TRY(head_of_rows(session, (int64_t)chunk, logits + done * (size_t)session->model->config.vocab_size, error));
+    BPDQ_TRY(run_chunk(session, tokens + done, (int64_t)chunk, done + chunk == count ? HEAD_LAST : HEAD_NONE, error));
+    if (logits) BPDQ_TRY(head_of_rows(session, (int64_t)chunk, logits + done * (size_t)session->model->config.vocab_size, error));
     done += chunk;
   }
   session->has_logits = true;
   session->fresh_candidates = session->wanted_candidates;
   return BPDQ_OK;
+}
+
+bpdq_status bpdq_evaluate(bpdq_session *session, const int32_t *tokens, size_t count, bpdq_error *error) {
+  return evaluate_chunks(session, tokens, count, NULL, error);
+}
+
+bpdq_status bpdq_evaluate_all(bpdq_session *session, const int32_t *tokens, size_t count, float *logits, bpdq_error *error) {
+  return evaluate_chunks(session, tokens, count, logits, error);
 }
 
 bpdq_status bpdq_get_logits(bpdq_session *session, int sequence, float *logits, bpdq_error *error) {
