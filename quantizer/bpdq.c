@@ -22,19 +22,20 @@ static bpdq_status descend(bpdq_algebra *algebra, bpdq_work *work, const bpdq_re
   return recipe->coordinate_descent ? sweep(algebra, work, recipe->final_sweeps, weights, error) : BPDQ_OK;
 }
 
+/* One descent from the walk that takes each group's best start; with restarts also from walks that know one start only, and each row
+ * keeps its best. */
 static bpdq_status run(bpdq_algebra *algebra, bpdq_work *work, const bpdq_quantize_options *options, bpdq_error *error) {
   const bpdq_recipe *recipe = &options->recipe;
   static const unsigned STARTS[] = {BPDQ_START_MSB | BPDQ_START_NARROW | BPDQ_START_WIDE, BPDQ_START_MSB, BPDQ_START_NARROW,
                                     BPDQ_START_WIDE};
   bpdq_walk_options walk = {.iterations = options->iterations, .alpha = options->alpha, .best_per_row = recipe->best_per_row};
-  int starts = recipe->several_starts ? 4 : 1;
-  for (int i = 0; i < starts; i++) {
+  for (int i = 0; i <= recipe->restarts; i++) {
     walk.starts = recipe->several_starts ? STARTS[i] : BPDQ_START_MSB;
     BPDQ_TRY(algebra->walk(algebra, work, &walk, error));
     BPDQ_TRY(descend(algebra, work, recipe, error));
-    if (starts > 1) BPDQ_TRY(algebra->keep_best(algebra, work, error));
+    if (recipe->restarts) BPDQ_TRY(algebra->keep_best(algebra, work, error));
   }
-  return starts > 1 ? algebra->restore_best(algebra, work, error) : BPDQ_OK;
+  return recipe->restarts ? algebra->restore_best(algebra, work, error) : BPDQ_OK;
 }
 
 const bpdq_method bpdq_method_bpdq = {.calibrated = true, .factor = true, .metric = true, .dense_stream = true, .run = run};

@@ -29,7 +29,8 @@ typedef struct pass {
   bpdq_streams *streams;
   bpdq_stage stage;
   const bpdq_block *dense, *quantized;
-  int64_t first; /* window of the batch's first task */
+  const float *norm; /* of the stages whose input is the normed residual stream */
+  int64_t first;     /* window of the batch's first task */
   bool want_difference;
 } pass;
 
@@ -152,9 +153,8 @@ static void capture_window(void *context, int64_t index, int thread) {
     bpdq_forward_gate(&s->forward, p->dense, dense_x, length, dense_input, scratch);
     bpdq_forward_add(&p->dense->linears[BPDQ_DOWN], dense_input, length, dense_x);
   } else {
-    const float *norm = p->stage == BPDQ_STAGE_QKV ? p->quantized->attention_norm : p->quantized->mlp_norm;
-    bpdq_forward_norm(&s->forward, norm, x, length, input);
-    if (dense_x) bpdq_forward_norm(&s->forward, norm, dense_x, length, dense_input);
+    bpdq_forward_norm(&s->forward, p->norm, x, length, input);
+    if (dense_x) bpdq_forward_norm(&s->forward, p->norm, dense_x, length, dense_input);
   }
 }
 
@@ -190,6 +190,13 @@ bpdq_status bpdq_streams_capture(bpdq_streams *streams, bpdq_stage stage, const 
                                  bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_error *error) {
   bool closes = stage == BPDQ_STAGE_O || stage == BPDQ_STAGE_DOWN; /* its linear adds to the residual stream */
   pass p = {.streams = streams, .stage = stage, .dense = dense, .quantized = quantized, .want_difference = closes && streams->dense};
+  p.norm = stage == BPDQ_STAGE_QKV ? quantized->attention_norm : quantized->mlp_norm;
+  return run_stage(&p, algebra, statistics, error);
+}
+
+bpdq_status bpdq_streams_capture_head(bpdq_streams *streams, const float *norm, bpdq_algebra *algebra, bpdq_statistics *statistics,
+                                      bpdq_error *error) {
+  pass p = {.streams = streams, .stage = BPDQ_STAGE_HEAD, .norm = norm};
   return run_stage(&p, algebra, statistics, error);
 }
 

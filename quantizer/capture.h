@@ -10,7 +10,14 @@
 #include "forward.h"
 #include "linalg.h"
 
-typedef enum bpdq_stage { BPDQ_STAGE_QKV, BPDQ_STAGE_O, BPDQ_STAGE_GATE_UP, BPDQ_STAGE_DOWN, BPDQ_STAGES } bpdq_stage;
+typedef enum bpdq_stage {
+  BPDQ_STAGE_QKV,
+  BPDQ_STAGE_O,
+  BPDQ_STAGE_GATE_UP,
+  BPDQ_STAGE_DOWN,
+  BPDQ_STAGES,
+  BPDQ_STAGE_HEAD = BPDQ_STAGES
+} bpdq_stage;
 
 typedef struct bpdq_streams bpdq_streams;
 
@@ -24,6 +31,10 @@ void bpdq_streams_destroy(bpdq_streams *streams); /* NULL is allowed */
  * C), after the quantized linears of the stage before have been applied. `quantized` holds the weights found so far. */
 bpdq_status bpdq_streams_capture(bpdq_streams *streams, bpdq_stage stage, const bpdq_block *dense, const bpdq_block *quantized,
                                  bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_error *error);
+
+/* Adds the inputs of the head behind the last block: `norm` f32 [hidden] is the final norm. */
+bpdq_status bpdq_streams_capture_head(bpdq_streams *streams, const float *norm, bpdq_algebra *algebra, bpdq_statistics *statistics,
+                                      bpdq_error *error);
 
 /* Applies the block's quantized down_proj: both streams stand behind the block. */
 bpdq_status bpdq_streams_finish_block(bpdq_streams *streams, const bpdq_block *quantized, bpdq_error *error);

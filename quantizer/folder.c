@@ -2,6 +2,7 @@
  * inputs are captured with everything before it quantized, and only that stage's Hessian is in memory. */
 #include <string.h>
 
+#include "budget.h"
 #include "capture.h"
 #include "core/checked.h"
 #include "core/half.h"
@@ -11,7 +12,8 @@
 #include "writer.h"
 
 typedef struct run {
-  const bpdq_quantize_options *options;
+  const bpdq_quantize_options *options; /* with the plan's planes and group where bits are a budget */
+  bpdq_quantize_options planned;
   const bpdq_method *method;
   bpdq_log log;
   bpdq_checkpoint checkpoint;
@@ -190,7 +192,7 @@ static bpdq_status write_ends(run *r, bpdq_error *error) {
   const bpdq_checkpoint *c = &r->checkpoint;
   add_stored(s, c->embedding);
   add_stored(s, c->final_norm);
-  if (c->head.weight != c->embedding) add_stored(s, c->head.weight);
+  if (c->head.weight != c->embedding && !r->options->head_bits) add_stored(s, c->head.weight);
   add_stored(s, c->head.bias);
   bpdq_status status = bpdq_writer_shard(r->writer, 0, s->tensors, s->count, NULL, error);
   free_shard(s);
@@ -198,6 +200,11 @@ static bpdq_status write_ends(run *r, bpdq_error *error) {
 }
 
 /* ---- blocks ---- */
+
+/* Whether something reads the streams behind block `layer`. */
+static bool needs_next(const run *r, int64_t layer) {
+  return r->streams && (layer + 1 < r->checkpoint.config.layers || r->options->head_bits > 0);
+}
 
 static bpdq_status quantize_block(run *r, int64_t layer, bpdq_error *error) {
   bpdq_block dense, block;
@@ -216,7 +223,7 @@ static bpdq_status quantize_block(run *r, int64_t layer, bpdq_error *error) {
   for (bpdq_stage stage = 0; stage < BPDQ_STAGES; stage++)
     BPDQ_TRY_GOTO(run_stage(r, layer, stage, &dense, &block, results, reports, error), done);
   BPDQ_TRY_GOTO(write_block(r, layer, results, reports, error), done);
-  if (r->streams && layer + 1 < r->checkpoint.config.layers) status = bpdq_streams_finish_block(r->streams, &block, error);
+  if (needs_next(r, layer)) status = bpdq_streams_finish_block(r->streams, &block, error);
 done:
   json_decref(reports);
   for (int i = 0; i < BPDQ_LINEARS; i++) bpdq_layer_result_free(&results[i]);
@@ -271,7 +278,7 @@ static bpdq_status resume_block(run *r, int64_t layer, bpdq_error *error) {
   BPDQ_TRY(status);
   r->summary.resumed_blocks++;
   r->steps -= BPDQ_STAGES + BPDQ_LINEARS;
-  if (!r->streams || layer + 1 == r->checkpoint.config.layers) return BPDQ_OK;
+  if (!needs_next(r, layer)) return BPDQ_OK;
   bpdq_block dense = {0}, block = {0};
   bpdq_safetensors *file = NULL;
   char *path = bpdq_writer_shard_path(r->writer, layer + 1);
@@ -287,6 +294,117 @@ done:
   bpdq_block_free(&dense);
   bpdq_block_free(&block);
   return status;
+}
+
+/* ---- the head ---- */
+
+/* Uniform grids above four planes: with so many levels the variable grid gains nothing and its search costs 2^planes. */
+static bpdq_status quantize_head_weight(run *r, const bpdq_statistics *statistics, const bpdq_block_linear *head, bpdq_layer_result *result,
+                                        bpdq_error *error) {
+  bpdq_quantize_options options = *r->options;
+  if (options.head_bits > 4) options.method = r->method->calibrated ? BPDQ_METHOD_GPTQ : BPDQ_METHOD_RTN;
+  bpdq_inputs_desc desc = bpdq_method_inputs(bpdq_method_of(options.method), &options, options.group);
+  bpdq_inputs *inputs;
+  bpdq_inputs_info info;
+  BPDQ_TRY(r->algebra->inputs_create(r->algebra, statistics, &desc, &inputs, &info, error));
+  bpdq_linear_job job = {head->name, head->weight, head->rows, options.head_bits};
+  bpdq_layer_report report = {0};
+  bpdq_status status = bpdq_quantize_linear(r->algebra, inputs, &info, &job, &options, result, &report, error);
+  r->algebra->inputs_destroy(r->algebra, inputs);
+  if (status == BPDQ_OK)
+    bpdq_log_info(&r->log, "%s: %d planes, objective %.3g of the weights' own", head->name, options.head_bits,
+                  report.objective_zero > 0 ? report.objective / report.objective_zero : 0);
+  return status;
+}
+
+static bpdq_status load_head(run *r, bpdq_block_linear *head, float *norm, bpdq_error *error) {
+  const bpdq_checkpoint *c = &r->checkpoint;
+  *head = (bpdq_block_linear){.name = "lm_head", .rows = c->config.vocab_size, .columns = c->config.hidden_size};
+  size_t count;
+  if (!__builtin_mul_overflow((size_t)head->rows, (size_t)head->columns, &count)) head->weight = bpdq_alloc_array(count, sizeof(float));
+  if (!head->weight) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "lm_head: out of host memory");
+  for (int64_t row = 0; row < head->rows; row++)
+    bpdq_stored_row_to_f32(c->head.weight, row, head->columns, head->weight + row * head->columns);
+  bpdq_stored_row_to_f32(c->final_norm, 0, head->columns, norm);
+  return BPDQ_OK;
+}
+
+static bpdq_status quantize_head(run *r, bpdq_error *error) {
+  bpdq_block_linear head = {0};
+  bpdq_statistics *statistics = NULL;
+  bpdq_layer_result result = {0};
+  shard *s = calloc(1, sizeof *s);
+  float *norm = bpdq_alloc_array((size_t)r->checkpoint.config.hidden_size, sizeof *norm);
+  bpdq_status status = s && norm ? BPDQ_OK : out_of_memory(error);
+  if (status != BPDQ_OK) goto done;
+  BPDQ_TRY_GOTO(load_head(r, &head, norm, error), done);
+  bpdq_statistics_desc desc = {
+      .name = head.name, .columns = head.columns, .cross = r->streams && r->method->dense_stream && r->options->recipe.dense_target};
+  BPDQ_TRY_GOTO(r->algebra->statistics_create(r->algebra, &desc, &statistics, error), done);
+  if (r->streams)
+    BPDQ_TRY_GOTO(bpdq_streams_capture_head(r->streams, norm, r->algebra, statistics, error), done);
+  else
+    BPDQ_TRY_GOTO(set_identity(r, statistics, head.columns, error), done);
+  BPDQ_TRY_GOTO(r->algebra->statistics_finish(r->algebra, statistics, error), done);
+  BPDQ_TRY_GOTO(quantize_head_weight(r, statistics, &head, &result, error), done);
+  BPDQ_TRY_GOTO(add_result(s, head.name, &result, error), done);
+  status = bpdq_writer_shard(r->writer, r->checkpoint.config.layers + 1, s->tensors, s->count, NULL, error);
+done:
+  if (s) free_shard(s);
+  free(norm);
+  free(head.weight);
+  bpdq_layer_result_free(&result);
+  r->algebra->statistics_destroy(r->algebra, statistics);
+  return status;
+}
+
+/* ---- the plan of a bit budget ---- */
+
+static bpdq_status use_plan(run *r, int group, int planes, bpdq_error *error) {
+  r->planned = *r->options;
+  r->planned.group = group;
+  r->planned.planes = planes;
+  r->options = &r->planned;
+  return bpdq_check_quantize_options(r->options, error);
+}
+
+static bpdq_status read_plan(run *r, const json_t *stored, bpdq_error *error) {
+  const json_t *planes = json_object_get(stored, "linears");
+  int64_t linears = r->checkpoint.config.layers * BPDQ_LINEARS;
+  if ((int64_t)json_array_size(planes) != linears)
+    return bpdq_fail(error, BPDQ_ERROR_FORMAT, "plan.json of the interrupted run does not fit the model: start anew with --overwrite");
+  for (int64_t i = 0; i < linears; i++) {
+    json_int_t value = json_integer_value(json_array_get(planes, (size_t)i));
+    if (value < 1 || value > 8)
+      return bpdq_fail(error, BPDQ_ERROR_FORMAT, "plan.json of the interrupted run is damaged: start anew with --overwrite");
+    r->planes[i] = (uint8_t)value;
+  }
+  return use_plan(r, (int)json_integer_value(json_object_get(stored, "group")), (int)json_integer_value(json_object_get(stored, "planes")),
+                  error);
+}
+
+static bpdq_status make_plan(run *r, bpdq_error *error) {
+  json_t *stored;
+  BPDQ_TRY(bpdq_writer_load_plan(r->writer, &stored, error));
+  bpdq_status status;
+  if (stored) {
+    status = read_plan(r, stored, error);
+    json_decref(stored);
+    return status;
+  }
+  bpdq_budget_plan plan;
+  BPDQ_TRY(bpdq_budget_find(&r->checkpoint, &r->calibration, r->options, r->algebra, &r->log, &plan, error));
+  int64_t linears = r->checkpoint.config.layers * BPDQ_LINEARS;
+  memcpy(r->planes, plan.per_linear, (size_t)linears);
+  free(plan.per_linear);
+  json_t *list = json_array();
+  for (int64_t i = 0; i < linears; i++) json_array_append_new(list, json_integer(r->planes[i]));
+  stored = json_pack("{si si so}", "group", plan.group, "planes", plan.planes, "linears", list);
+  status = stored ? bpdq_writer_store_plan(r->writer, stored, error) : out_of_memory(error);
+  json_decref(stored);
+  BPDQ_TRY(status);
+  bpdq_log_info(&r->log, "%.4f bits per weight: groups of %d, %d planes unless noted otherwise", plan.bits, plan.group, plan.planes);
+  return use_plan(r, plan.group, plan.planes, error);
 }
 
 /* ---- the whole model ---- */
@@ -306,7 +424,7 @@ static bpdq_status check_source(const run *r, const char *source, bpdq_error *er
 static bpdq_status prepare(run *r, const char *source, const char *destination, bool *complete, bpdq_error *error) {
   const bpdq_quantize_options *o = r->options;
   const bpdq_config *config = &r->checkpoint.config;
-  if (r->method->calibrated)
+  if (r->method->calibrated || o->bits > 0)
     BPDQ_TRY(bpdq_calibration_load(source, config->vocab_size, config->context_length, o, &r->log, &r->calibration, error));
   r->planes = bpdq_alloc_array((size_t)(config->layers * BPDQ_LINEARS), 1);
   r->layers = json_array();
@@ -314,10 +432,12 @@ static bpdq_status prepare(run *r, const char *source, const char *destination, 
   memset(r->planes, o->planes, (size_t)(config->layers * BPDQ_LINEARS));
   json_t *settings = bpdq_settings_json(source, &r->checkpoint, o, &r->calibration);
   if (!settings) return out_of_memory(error);
-  bpdq_status status = bpdq_writer_open(destination, o, config->layers + 1, settings, &r->writer, complete, error);
+  bpdq_status status =
+      bpdq_writer_open(destination, o, config->layers, config->layers + 1 + (o->head_bits > 0), settings, &r->writer, complete, error);
   json_decref(settings);
   if (status != BPDQ_OK || *complete) return status;
   BPDQ_TRY(bpdq_cpu_algebra_create(o->threads, &r->algebra, error));
+  if (o->bits > 0) BPDQ_TRY(make_plan(r, error));
   if (r->method->calibrated) {
     BPDQ_TRY(bpdq_streams_create(&r->checkpoint, &r->calibration, r->method->dense_stream, o->threads, o->cancel, &r->streams, error));
     bpdq_log_info(&r->log, "calibrating with %lld windows of %lld tokens", (long long)r->calibration.count,
@@ -333,7 +453,7 @@ static bpdq_status finish(run *r, const char *source, uint64_t begin, bpdq_error
   s->bits_per_weight = r->bits / (double)s->quantized_weights;
   s->seconds = seconds_since(begin);
   s->peak_host_bytes = bpdq_process_peak_memory();
-  json_t *quantization = bpdq_quantization_json(&r->checkpoint, r->options, r->planes, false);
+  json_t *quantization = bpdq_quantization_json(&r->checkpoint, r->options, r->planes, r->options->head_bits > 0);
   json_t *report = bpdq_report_json(r->options, s, r->layers);
   bpdq_status status =
       quantization && report ? bpdq_writer_finish(r->writer, source, quantization, report, &s->written_bytes, error) : out_of_memory(error);
@@ -359,6 +479,7 @@ static bpdq_status quantize_model(run *r, const char *source, const char *destin
   for (int64_t layer = 0; layer < resumed; layer++) BPDQ_TRY(resume_block(r, layer, error));
   if (!resumed) BPDQ_TRY(write_ends(r, error));
   for (int64_t layer = resumed; layer < layers; layer++) BPDQ_TRY(quantize_block(r, layer, error));
+  if (r->options->head_bits) BPDQ_TRY(quantize_head(r, error));
   return finish(r, source, begin, error);
 }
 

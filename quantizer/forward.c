@@ -166,7 +166,7 @@ static void rotate_head(const bpdq_forward *forward, const float *norm, int64_t 
 }
 
 /* e^x in place, to one unit in the last place for x <= 88; a polynomial on [-ln 2 / 2, ln 2 / 2] and an exponent put in as bits. */
-BPDQ_VECTOR_CLONES static void exponentials(float *values, int64_t count) {
+BPDQ_VECTOR_CLONES void bpdq_exponentials(float *values, int64_t count) {
   const float round = 12582912.0f; /* 1.5 * 2^23: adding and subtracting it rounds to an integer */
   for (int64_t i = 0; i < count; i++) {
     float x = values[i] < -87.0f ? -87.0f : values[i] > 88.0f ? 88.0f : values[i];
@@ -213,7 +213,7 @@ static void softmax_rows(float *scores, int64_t first, int64_t count, int64_t st
     int64_t visible = first + i + 1;
     float *row = scores + i * stride, largest = largest_of(row, visible);
     for (int64_t j = 0; j < visible; j++) row[j] -= largest;
-    exponentials(row, visible);
+    bpdq_exponentials(row, visible);
     float scale = 1 / sum_of(row, visible);
     for (int64_t j = 0; j < visible; j++) row[j] *= scale;
     memset(row + visible, 0, (size_t)(stride - visible) * sizeof *row);
@@ -261,7 +261,7 @@ void bpdq_forward_gate(const bpdq_forward *forward, const bpdq_block *block, con
     int64_t count = tokens * c->intermediate_size - i < GATE_BLOCK ? tokens * c->intermediate_size - i : GATE_BLOCK;
     float power[GATE_BLOCK];
     for (int64_t j = 0; j < count; j++) power[j] = -out[i + j];
-    exponentials(power, count);
+    bpdq_exponentials(power, count);
     for (int64_t j = 0; j < count; j++) out[i + j] = out[i + j] / (1 + power[j]) * up[i + j];
   }
 }

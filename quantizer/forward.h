@@ -50,4 +50,7 @@ void bpdq_forward_gate(const bpdq_forward *forward, const bpdq_block *block, con
 /* x [tokens, N] += input [tokens, K] W^T + bias, for o_proj and down_proj. */
 void bpdq_forward_add(const bpdq_block_linear *linear, const float *input, int64_t tokens, float *x);
 
+/* e^x in place for x <= 88. */
+void bpdq_exponentials(float *values, int64_t count);
+
 #endif

@@ -70,6 +70,8 @@ bpdq_status bpdq_check_quantize_options(const bpdq_quantize_options *options, bp
   if (recipe->rounds < 0 || recipe->rounds > 1000 || recipe->sweeps_per_round < 0 || recipe->sweeps_per_round > 1000 ||
       recipe->final_sweeps < 0 || recipe->final_sweeps > 1000)
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "rounds and sweeps: 0 to 1000 are possible");
+  if (recipe->restarts < 0 || recipe->restarts > 3 || (recipe->restarts && !recipe->several_starts))
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "restarts: 0 to 3 are possible, and none without several starts");
   if (options->algebra && strcmp(options->algebra, "cpu"))
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "algebra: '%s' is unknown, possible is cpu", options->algebra);
   return BPDQ_OK;

@@ -59,10 +59,10 @@ static uint64_t hash_bytes(uint64_t hash, const void *data, size_t size) {
 }
 
 static json_t *recipe_json(const bpdq_recipe *r) {
-  return json_pack("{sb sb sb sb sb sb si si si sf}", "dense_target", r->dense_target, "residual_target", r->residual_target,
+  return json_pack("{sb sb sb sb sb sb si si si si sf}", "dense_target", r->dense_target, "residual_target", r->residual_target,
                    "best_per_row", r->best_per_row, "several_starts", r->several_starts, "coordinate_descent", r->coordinate_descent,
-                   "joint_refit", r->joint_refit, "rounds", r->rounds, "sweeps_per_round", r->sweeps_per_round, "final_sweeps",
-                   r->final_sweeps, "target_damping", r->target_damping);
+                   "joint_refit", r->joint_refit, "restarts", r->restarts, "rounds", r->rounds, "sweeps_per_round", r->sweeps_per_round,
+                   "final_sweeps", r->final_sweeps, "target_damping", r->target_damping);
 }
 
 json_t *bpdq_settings_json(const char *source, const bpdq_checkpoint *checkpoint, const bpdq_quantize_options *o,

@@ -12,7 +12,7 @@ enum { MAX_BLOCKS = 1 << 16 };
 struct bpdq_writer {
   char *destination, *staging, *model; /* DST, DST.partial, DST.partial/model */
   bpdq_file_lock *lock;
-  int64_t shards, finished;
+  int64_t blocks, shards, finished;
   bool overwrite, keep; /* keep: something worth resuming is in the staging folder */
 };
 
@@ -82,8 +82,7 @@ static bool file_exists(char *path) {
 /* Counts the leading blocks that have both shard and reports. */
 static void count_finished(bpdq_writer *w) {
   if (!file_exists(shard_name(w, 0))) return;
-  while (w->finished + 1 < w->shards && file_exists(shard_name(w, w->finished + 1)) && file_exists(block_name(w, w->finished)))
-    w->finished++;
+  while (w->finished < w->blocks && file_exists(shard_name(w, w->finished + 1)) && file_exists(block_name(w, w->finished))) w->finished++;
 }
 
 static bpdq_status check_settings(const bpdq_writer *w, const json_t *settings, bpdq_error *error) {
@@ -138,11 +137,14 @@ static bpdq_status take_over(bpdq_writer *w, const bpdq_quantize_options *option
   }
   w->finished = 0;
   BPDQ_TRY(bpdq_remove_folder(w->model, error));
-  for (int64_t block = 0; block < w->shards; block++) {
+  for (int64_t block = 0; block < w->blocks; block++) {
     char *path = block_name(w, block);
     if (path) remove(path);
     free(path);
   }
+  char *plan = bpdq_path_join(w->staging, "plan.json");
+  if (plan) remove(plan);
+  free(plan);
   BPDQ_TRY(bpdq_make_folder(w->model, error));
   return write_json(w->staging, "settings.json", settings, error);
 }
@@ -182,13 +184,14 @@ static bpdq_status check_replaceable(const char *destination, bpdq_error *error)
                    destination);
 }
 
-bpdq_status bpdq_writer_open(const char *destination, const bpdq_quantize_options *options, int64_t shards, const json_t *settings,
-                             bpdq_writer **writer, bool *complete, bpdq_error *error) {
+bpdq_status bpdq_writer_open(const char *destination, const bpdq_quantize_options *options, int64_t blocks, int64_t shards,
+                             const json_t *settings, bpdq_writer **writer, bool *complete, bpdq_error *error) {
   *writer = NULL;
   *complete = false;
   if (!*destination) return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "the output folder has no name");
   bpdq_writer *w = calloc(1, sizeof *w);
   if (!w) return out_of_memory(error);
+  w->blocks = blocks;
   w->shards = shards;
   w->overwrite = options->overwrite;
   w->destination = with_suffix(destination, "");
@@ -235,7 +238,7 @@ bpdq_status bpdq_writer_shard(bpdq_writer *writer, int64_t shard, const bpdq_ten
   if (!path) return out_of_memory(error);
   bpdq_status status = bpdq_safetensors_write(path, tensors, count, METADATA, error);
   free(path);
-  if (status != BPDQ_OK || shard == 0) return status;
+  if (status != BPDQ_OK || shard == 0 || shard > writer->blocks) return status;
   char name[64];
   snprintf(name, sizeof name, "block-%05lld.json", (long long)(shard - 1));
   json_t *object = json_pack("{sO}", "layers", (json_t *)reports);
@@ -259,6 +262,19 @@ bpdq_status bpdq_writer_block_reports(const bpdq_writer *writer, int64_t block, 
     json_decref(object);
     if (!json_is_array(*reports)) status = bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s: not the reports of a block", path);
   }
+  free(path);
+  return status;
+}
+
+bpdq_status bpdq_writer_store_plan(const bpdq_writer *writer, const json_t *plan, bpdq_error *error) {
+  return write_json(writer->staging, "plan.json", plan, error);
+}
+
+bpdq_status bpdq_writer_load_plan(const bpdq_writer *writer, json_t **plan, bpdq_error *error) {
+  *plan = NULL;
+  char *path = bpdq_path_join(writer->staging, "plan.json");
+  if (!path) return out_of_memory(error);
+  bpdq_status status = bpdq_path_exists(path) ? bpdq_json_load(path, LARGEST_JSON, plan, error) : BPDQ_OK;
   free(path);
   return status;
 }

@@ -37,7 +37,8 @@ typedef struct bpdq_recipe {
   bool dense_target;       /* T from inputs of the dense stream (C), H from the quantized one; off: T = W */
   bool residual_target;    /* o_proj and down_proj also correct the residual stream (R) */
   bool best_per_row;       /* keep the best iterate of the walk per row instead of per group */
-  bool several_starts;     /* also start from weighted Lloyd levels; keep the best per row */
+  bool several_starts;     /* also start each group from two uniform grids; each row keeps its best */
+  int restarts;            /* 0 to 3 further descents, from one kind of start each; each row keeps its best. Default 0 */
   bool coordinate_descent; /* sweeps over the columns */
   bool joint_refit;        /* least squares over all coefficients of a row, after rounding to bf16 is taken into account */
   int rounds;              /* pairs of `sweeps_per_round` sweeps and a refit; default 4 */

@@ -13,7 +13,9 @@
 #include <unistd.h>
 
 #include "bpdq_quantizer.h"
+#include "core/half.h"
 #include "format/checkpoint.h"
+#include "quantizer/budget.h"
 #include "quantizer/forward.h"
 
 enum { LAYERS = 2, HIDDEN = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, INNER = 160, VOCAB = 300, CALIBRATION_IDS = 900 };
@@ -258,6 +260,113 @@ static void every_method_writes_a_checkpoint(void **unused) {
   }
 }
 
+/* The greedy choice against all choices, on curves like those of layers: near the best, and never over the budget. */
+static void budget_is_spent_well(void **unused) {
+  (void)unused;
+  enum { N = 6 };
+  const double bits[BPDQ_BUDGET_PLANES] = {1.5, 2.75, 4, 5.25, 6.5};
+  uint32_t state = 3;
+  for (int trial = 0; trial < 50; trial++) {
+    double divergence[N * BPDQ_BUDGET_PLANES], weights[N], all = 0;
+    for (int i = 0; i < N; i++) {
+      double value = exp(2 * (double)noise(&state));
+      weights[i] = 1 + fabs((double)noise(&state)) * 3;
+      all += weights[i];
+      for (int k = 0; k < BPDQ_BUDGET_PLANES; k++, value *= 0.25 + 0.1 * fabs((double)noise(&state)))
+        divergence[i * BPDQ_BUDGET_PLANES + k] = value;
+    }
+    const double budget = 3.4;
+    uint8_t planes[N];
+    double total, used = 0, best = INFINITY;
+    assert_true(bpdq_budget_choose(N, divergence, bits, weights, budget, planes, &total));
+    for (int i = 0; i < N; i++) used += weights[i] * bits[planes[i] - 1];
+    assert_true(used <= budget * all * (1 + 1e-9));
+    for (int code = 0; code < 4096; code++) { /* two to five planes each */
+      double cost = 0, sum = 0;
+      for (int i = 0; i < N; i++) {
+        int k = 2 + (code >> (2 * i) & 3);
+        cost += weights[i] * bits[k - 1];
+        sum += divergence[i * BPDQ_BUDGET_PLANES + k - 1];
+      }
+      if (cost <= budget * all && sum < best) best = sum;
+    }
+    assert_true(total < 1.35 * best);
+  }
+  uint8_t planes[N];
+  double total, flat[N * BPDQ_BUDGET_PLANES] = {0}, weights[N] = {1, 1, 1, 1, 1, 1};
+  assert_false(bpdq_budget_choose(N, flat, bits, weights, 1.4, planes, &total));
+}
+
+static void bits_become_overrides(void **unused) {
+  (void)unused;
+  char calibration[512], path[512];
+  bpdq_error error = {0};
+  bpdq_quantize_options options = small_options(calibration);
+  options.bits = 4.2;
+  quantize("budget", &options);
+  bpdq_checkpoint made;
+  if (bpdq_checkpoint_open(path_in("budget", path), &made, NULL, &error) != BPDQ_OK) fail_msg("%s", error.message);
+  double stored = 0, weights = 0;
+  int least = 9, most = 0;
+  for (int layer = 0; layer < LAYERS; layer++)
+    for (int i = 0; i < BPDQ_LINEARS; i++) {
+      const bpdq_linear_source *linear = bpdq_block_source(&made.layers[layer], i);
+      int planes = 0, group = 0;
+      assert_true(bpdq_config_module(&made.config, linear->name, &planes, &group));
+      assert_int_equal(planes, linear->planes); /* the overrides say what the tensors are */
+      least = planes < least ? planes : least;
+      most = planes > most ? planes : most;
+      stored += bpdq_linear_bits_per_weight(linear) * (double)(linear->rows * linear->columns);
+      weights += (double)(linear->rows * linear->columns);
+    }
+  assert_true(stored / weights <= 4.2 && stored / weights > 3.6);
+  assert_true(most > least);
+  bpdq_checkpoint_close(&made);
+  options.bits = 1.01;
+  assert_int_equal(try_quantize("dense", "refused", &options, &error), BPDQ_ERROR_ARGUMENT);
+  assert_non_null(strstr(error.message, "bits"));
+}
+
+static void head_becomes_planes(void **unused) {
+  (void)unused;
+  char calibration[512], path[512];
+  bpdq_error error = {0};
+  bpdq_quantize_options options = small_options(calibration);
+  static const int BITS[] = {8, 4};
+  for (int i = 0; i < 2; i++) {
+    options.head_bits = BITS[i];
+    const char *name = i ? "head-4" : "head-8";
+    quantize(name, &options);
+    bpdq_checkpoint made;
+    if (bpdq_checkpoint_open(path_in(name, path), &made, NULL, &error) != BPDQ_OK) fail_msg("%s", error.message);
+    assert_true(made.config.quantization.lm_head);
+    assert_int_equal(made.head.planes, BITS[i]);
+    double error_square = 0, square = 0; /* of the head against the tied embedding it was made from */
+    for (int64_t row = 0; row < VOCAB; row++) {
+      float dense[HIDDEN];
+      bpdq_stored_row_to_f32(made.embedding, row, HIDDEN, dense);
+      for (int64_t j = 0; j < HIDDEN; j++) {
+        double value = 0;
+        for (int p = 0; p <= BITS[i]; p++) {
+          uint16_t coefficient;
+          uint32_t word = 1;
+          memcpy(&coefficient, made.head.coefficients->data + 2 * ((j / 32 * (BITS[i] + 1) + p) * VOCAB + row), 2);
+          if (p < BITS[i]) {
+            memcpy(&word, made.head.bits->data + 4 * ((j / 32 * BITS[i] + p) * VOCAB + row), 4);
+            word = word >> (j % 32) & 1;
+          }
+          if (word) value += (double)bpdq_bf16_to_float(coefficient);
+        }
+        error_square += (value - (double)dense[j]) * (value - (double)dense[j]);
+        square += (double)dense[j] * (double)dense[j];
+      }
+    }
+    print_message("head at %d bits: relative error %g\n", BITS[i], sqrt(error_square / square));
+    assert_true(sqrt(error_square / square) < (i ? 0.3 : 0.02));
+    bpdq_checkpoint_close(&made);
+  }
+}
+
 /* Cancelled after the first block. */
 typedef struct stopper {
   int after, seen;
@@ -390,9 +499,15 @@ static int tear_down(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(forward_gives_the_expected_logits), cmocka_unit_test(every_method_writes_a_checkpoint),
-      cmocka_unit_test(resuming_gives_the_same_files),     cmocka_unit_test(threads_do_not_matter),
-      cmocka_unit_test(existing_folders_are_safe),         cmocka_unit_test(bad_input_is_refused),
+      cmocka_unit_test(forward_gives_the_expected_logits),
+      cmocka_unit_test(every_method_writes_a_checkpoint),
+      cmocka_unit_test(resuming_gives_the_same_files),
+      cmocka_unit_test(threads_do_not_matter),
+      cmocka_unit_test(budget_is_spent_well),
+      cmocka_unit_test(bits_become_overrides),
+      cmocka_unit_test(head_becomes_planes),
+      cmocka_unit_test(existing_folders_are_safe),
+      cmocka_unit_test(bad_input_is_refused),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -164,7 +164,7 @@ static void every_step_pays(void **unused) {
   char output[512];
   output_path("steps", output);
   bpdq_quantize_options options = bpdq_quantize_default_options();
-  options.recipe.best_per_row = options.recipe.several_starts = options.recipe.coordinate_descent = options.recipe.joint_refit = false;
+  options.recipe.several_starts = options.recipe.coordinate_descent = options.recipe.joint_refit = false;
   bool *const steps[] = {&options.recipe.coordinate_descent, &options.recipe.joint_refit, &options.recipe.several_starts};
   double before = quantize_with(&VECTORS[0], &options, output);
   for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
@@ -173,6 +173,8 @@ static void every_step_pays(void **unused) {
     assert_true(after < before);
     before = after;
   }
+  options.recipe.restarts = 3;
+  assert_true(quantize_with(&VECTORS[0], &options, output) < before);
 }
 
 static void threads_do_not_matter(void **unused) {
