@@ -17,7 +17,9 @@ get_target_property(linked bpdq LINK_LIBRARIES)
 set(BPDQ_NEEDS_CUDA OFF)
 if(linked MATCHES "CUDA::cudart_static")
   set(BPDQ_NEEDS_CUDA ON)
-  string(APPEND BPDQ_PC_LIBRARIES " -L${CUDAToolkit_LIBRARY_DIR} -lcudart_static -lrt -lstdc++")
+  # nvcc's host code needs the C++ runtime, which a C program's link does not bring.
+  target_link_libraries(bpdq INTERFACE $<INSTALL_INTERFACE:stdc++>)
+  string(APPEND BPDQ_PC_LIBRARIES " ${CUDA_cudart_static_LIBRARY} -lrt -lstdc++")
 endif()
 
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/bpdq)

@@ -14,8 +14,8 @@ headers=$(cd "$work/prefix/include" && find . -type f)
 
 # The flags say what a plain user of the package gets; a sanitized library needs its runtime linked in.
 flags=${CONSUMER_FLAGS:-}
-cmake -S "$here" -B "$work/build" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_C_COMPILER="$compiler" -DCMAKE_C_FLAGS="$flags" >"$work/log" &&
-  cmake --build "$work/build" >>"$work/log" || { cat "$work/log"; exit 1; }
+cmake -S "$here" -B "$work/build" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_C_COMPILER="$compiler" -DCMAKE_C_FLAGS="$flags" >"$work/log" 2>&1 &&
+  cmake --build "$work/build" >>"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 
 pc=$(dirname "$(find "$work/prefix" -name bpdq.pc)")
 export PKG_CONFIG_PATH=$pc
