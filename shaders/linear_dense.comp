@@ -10,15 +10,16 @@ layout(constant_id = 3) const uint NUMBER = 2;
 layout(constant_id = 4) const uint TRANSFORM = 0;
 #include "run.glsl"
 layout(set = 0, binding = 1) readonly buffer Matrix { uvec4 matrix[]; };
+layout(set = 0, binding = 2) readonly buffer Scales { uint scales[]; }; // INT8: repack_head.comp
 layout(set = 0, binding = 3) readonly buffer Input { float x[]; };
 layout(set = 0, binding = 4) readonly buffer Norm { float norm[]; };
 layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 6) buffer Output { float y[]; };
-const uint NUMBER_F32 = 0, NUMBER_BF16 = 2;
-const uint WIDTH = NUMBER == NUMBER_F32 ? 4 : 8; // values in 16 bytes
-const uint CHUNK = 256;                          // 16-byte words of a row per step
+const uint NUMBER_F32 = 0, NUMBER_BF16 = 2, NUMBER_INT8 = 3;
+const uint WIDTH = NUMBER == NUMBER_F32 ? 4 : NUMBER == NUMBER_INT8 ? 16 : 8; // values in 16 bytes
+const uint CHUNK = NUMBER == NUMBER_INT8 ? 128 : 256;                         // 16-byte words of a row per step
 shared float reduction[THREADS];
-shared vec4 chunk[CHUNK * 2];
+shared vec4 chunk[CHUNK * WIDTH / 4];
 #include "linear.glsl"
 #include "transform.glsl"
 
@@ -26,7 +27,21 @@ vec2 pair(uint word) {
   return NUMBER == NUMBER_BF16 ? vec2(uintBitsToFloat(word << 16), uintBitsToFloat(word & 0xffff0000u)) : unpackHalf2x16(word);
 }
 
-float product(uvec4 words, uint at) {
+// Four signed bytes as floats without a conversion instruction: 2^23 + (byte + 128) has the byte in its last bits.
+vec4 bytes(uint word) {
+  word ^= 0x80808080u;
+  uvec4 v = uvec4(word & 255u, bitfieldExtract(word, 8, 8), bitfieldExtract(word, 16, 8), word >> 24);
+  return uintBitsToFloat(v | 0x4b000000u) - 8388736.0;
+}
+
+// 16 bytes of a row, the column_word-th ones, with their inputs from chunk[at] on.
+float product(uvec4 words, uint at, uint row, uint column_word) {
+  if (NUMBER == NUMBER_INT8) {
+    uint two = scales[row * push.groups + column_word / 4];
+    float scale = uintBitsToFloat((column_word & 2) != 0 ? two & 0xffff0000u : two << 16);
+    return scale * (dot(bytes(words.x), chunk[4 * at]) + dot(bytes(words.y), chunk[4 * at + 1]) + dot(bytes(words.z), chunk[4 * at + 2]) +
+                    dot(bytes(words.w), chunk[4 * at + 3]));
+  }
   if (NUMBER == NUMBER_F32) return dot(uintBitsToFloat(words), chunk[at]);
   return dot(vec4(pair(words.x), pair(words.y)), chunk[2 * at]) + dot(vec4(pair(words.z), pair(words.w)), chunk[2 * at + 1]);
 }
@@ -49,7 +64,7 @@ void main() {
     barrier();
     for (uint i = 0; i < REPEAT; i++) {
       uint row = min(first_row + i, push.rows - 1);
-      for (uint j = lane; j < count; j += LANES) results[i] += product(matrix[row * push.blocks + first + j], j);
+      for (uint j = lane; j < count; j += LANES) results[i] += product(matrix[row * push.blocks + first + j], j, row, first + j);
     }
   }
   for (uint i = 0; i < REPEAT; i++) {

@@ -42,7 +42,8 @@ struct Fetched {
   uint words[PLANES];
   float16_t scales[PLANES + 1];
 #else
-  uvec4 words[NUMBER == NUMBER_F32 ? 8 : 4];
+  uvec4 words[NUMBER == NUMBER_F32 ? 8 : NUMBER == NUMBER_INT8 ? 2 : 4];
+  float scale; // INT8
 #endif
 };
 
@@ -58,7 +59,11 @@ void fetch(uint first_row, uint first_token, uint step, out Fetched f) {
   [[unroll]] for (uint p = 0; p < PLANES; p++) f.words[p] = matrix[(((tile * push.blocks + word / 4) * PLANES + p) * 8 + r) * 4 + word % 4];
   [[unroll]] for (uint p = 0; p <= PLANES; p++) f.scales[p] = float16_t(coefficient(slot, p, r));
 #else
-  const uint COUNT = NUMBER == NUMBER_F32 ? 8 : 4;
+  const uint COUNT = NUMBER == NUMBER_F32 ? 8 : NUMBER == NUMBER_INT8 ? 2 : 4;
+  if (NUMBER == NUMBER_INT8) {
+    uint two = word * 2 < push.blocks ? coefficients[row * push.groups + word / 2] : 0;
+    f.scale = uintBitsToFloat(word % 2 != 0 ? two & 0xffff0000u : two << 16);
+  }
   [[unroll]] for (uint i = 0; i < COUNT; i++) {
     uint at = word * COUNT + i;
     f.words[i] = at < push.blocks ? matrix[row * push.blocks + at] : uvec4(0);
@@ -71,6 +76,8 @@ float16_t dense_value(Fetched f, uint i) {
   float value;
   if (NUMBER == NUMBER_F32) {
     value = uintBitsToFloat(f.words[i / 4][i % 4]);
+  } else if (NUMBER == NUMBER_INT8) {
+    value = f.scale * float(bitfieldExtract(int(f.words[i / 16][i % 16 / 4]), int(i % 4 * 8), 8));
   } else {
     uint word = f.words[i / 8][i % 8 / 2];
     value = half_value(i % 2 != 0 ? word >> 16 : word & 0xffffu);

@@ -48,7 +48,12 @@ vec2 pair(uint word) {
 void load_weights(uint first_row, uint depth) {
   uint local = gl_LocalInvocationIndex % TILE, part = gl_LocalInvocationIndex / TILE, row = min(first_row + local, push.rows - 1);
   float values[8];
-  if (NUMBER == NUMBER_F32) {
+  if (NUMBER == NUMBER_INT8) {
+    uint at = depth * 2 + part / 2, two = coefficients[row * push.groups + depth / 2];
+    float scale = uintBitsToFloat(depth % 2 != 0 ? two & 0xffff0000u : two << 16);
+    uvec4 words = at < push.blocks ? matrix[row * push.blocks + at] : uvec4(0);
+    for (uint i = 0; i < 8; i++) values[i] = scale * float(bitfieldExtract(int(words[part % 2 * 2 + i / 4]), int(i % 4 * 8), 8));
+  } else if (NUMBER == NUMBER_F32) {
     for (uint h = 0; h < 2; h++) {
       uint at = depth * 8 + part * 2 + h;
       vec4 quad = at < push.blocks ? uintBitsToFloat(matrix[row * push.blocks + at]) : vec4(0);

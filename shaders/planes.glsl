@@ -1,6 +1,6 @@
 // Reading weights in the layout of weight.h. Include after declaring the specialization constants PLANES, GROUP and NUMBER and the
 // buffer `coefficients`.
-const uint NUMBER_F32 = 0, NUMBER_F16 = 1, NUMBER_BF16 = 2;
+const uint NUMBER_F32 = 0, NUMBER_F16 = 1, NUMBER_BF16 = 2, NUMBER_INT8 = 3; // INT8: dense only
 
 float half_value(uint bits) { return NUMBER == NUMBER_BF16 ? uintBitsToFloat(bits << 16) : unpackHalf2x16(bits).x; }
 

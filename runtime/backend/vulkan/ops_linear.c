@@ -56,7 +56,7 @@ static void bind_common(vulkan_dispatch *dispatch, const product *p, const vulka
   bool planes = weight->kind == BPDQ_WEIGHT_PLANES;
   bpdq_vulkan_read_scratch(dispatch, 0, VULKAN_SCRATCH_RUN);
   bpdq_vulkan_read(dispatch, 1, bpdq_vulkan_whole(&piece->matrix));
-  if (planes) bpdq_vulkan_read(dispatch, 2, bpdq_vulkan_whole(&piece->coefficients));
+  bpdq_vulkan_read(dispatch, 2, bpdq_vulkan_whole(piece->coefficients.block ? &piece->coefficients : &piece->matrix));
   bpdq_vulkan_read(dispatch, 5, bpdq_vulkan_whole(op->bias ? &op->bias->vector : &piece->matrix));
   bpdq_vulkan_write(dispatch, 6, bpdq_vulkan_whole(&p->output->buffer));
   bpdq_vulkan_push(dispatch, (uint32_t)piece->rows);
@@ -204,7 +204,6 @@ static bpdq_status add_tile(vulkan_builder *builder, const product *p, bpdq_erro
     vulkan_dispatch dispatch;
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, planes ? "tile_planes" : "tile_dense", constants, 4, error));
     bind_common(&dispatch, p, &weight->pieces[i], transformed ? weight->columns : p->input->desc.columns);
-    if (!planes) bpdq_vulkan_read(&dispatch, 2, bpdq_vulkan_whole(&weight->pieces[i].matrix));
     if (transformed)
       bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_TRANSFORMED);
     else
@@ -227,7 +226,6 @@ static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_er
     vulkan_dispatch dispatch;
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, planes ? "matrix_planes" : "matrix_dense", constants, 4, error));
     bind_common(&dispatch, p, &weight->pieces[i], width / 8);
-    if (!planes) bpdq_vulkan_read(&dispatch, 2, bpdq_vulkan_whole(&weight->pieces[i].matrix));
     bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_TRANSFORMED);
     set_grid(&dispatch, p, &weight->pieces[i], MATRIX_TILE, MATRIX_TILE);
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));

@@ -3,6 +3,7 @@
 #include "core/checked.h"
 
 #define THREADS 256
+#define MANY_THREADS 1024 /* one comparison per thread and step of the sort */
 #define SEGMENT 2048
 
 typedef struct level {
@@ -16,7 +17,9 @@ static bpdq_status add_level(vulkan_builder *builder, const bpdq_op_top_k *op, c
   vulkan_scratch from = at->number % 2 ? VULKAN_SCRATCH_CANDIDATES_A : VULKAN_SCRATCH_CANDIDATES_B;
   vulkan_scratch to = at->number % 2 ? VULKAN_SCRATCH_CANDIDATES_B : VULKAN_SCRATCH_CANDIDATES_A;
   vulkan_dispatch dispatch;
-  const uint32_t constants[] = {THREADS, SEGMENT};
+  const vulkan_context *context = &builder->vulkan->context;
+  bool many = context->limits.group_threads >= MANY_THREADS && !context->is_cpu;
+  const uint32_t constants[] = {many ? MANY_THREADS : THREADS, SEGMENT};
   BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "top_k", constants, 2, error));
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
   bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&logits->buffer));

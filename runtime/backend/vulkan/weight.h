@@ -8,6 +8,8 @@
  *     `planes`; then, where planes is even, uint [4] with the biases of rows 2i (low half) and 2i+1. Nothing is wasted.
  *     32 bits: float [planes + 1][8 rows]
  * DENSE: row-major, rows padded with zeros to a multiple of 8 columns, in the checkpoint's type (f32 when parts differ).
+ *   A large output head becomes 8 bits: bytes padded to a multiple of 64 columns, and coefficients uint [rows][columns / 64], two bf16
+ *   scales of 32 columns each (repack_head.comp).
  * A matrix is cut along its rows into pieces that one descriptor can see. */
 #ifndef BPDQ_VULKAN_WEIGHT_H
 #define BPDQ_VULKAN_WEIGHT_H
@@ -17,7 +19,12 @@
 #define VULKAN_TILE_ROWS 8
 #define VULKAN_BLOCK_COLUMNS 128
 
-typedef enum vulkan_number { VULKAN_NUMBER_F32, VULKAN_NUMBER_F16, VULKAN_NUMBER_BF16 } vulkan_number; /* also in the shaders */
+typedef enum vulkan_number {
+  VULKAN_NUMBER_F32,
+  VULKAN_NUMBER_F16,
+  VULKAN_NUMBER_BF16,
+  VULKAN_NUMBER_INT8
+} vulkan_number; /* also in the shaders */
 
 typedef struct vulkan_piece {
   int64_t first_row, rows;
@@ -36,6 +43,9 @@ struct bpdq_weight {
   vulkan_buffer vector; /* VECTOR: f32 [rows] */
   uint64_t bytes;       /* of device memory */
 };
+
+/* The type that all parts share, or f32: of the coefficients of planes, else of the values. */
+vulkan_number bpdq_vulkan_common_number(const bpdq_weight_desc *desc);
 
 /* backend.h: weight_create and weight_random */
 bpdq_status bpdq_vulkan_weight_create(vulkan_uploader *uploader, const bpdq_weight_desc *desc, bpdq_weight **weight, bpdq_error *error);

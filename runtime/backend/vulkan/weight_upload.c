@@ -147,18 +147,18 @@ static void copy_to_buffer(vulkan_uploader *uploader, vulkan_upload_slot *slot, 
   uploader->context->vk.CmdCopyBuffer(slot->commands.buffer, slot->staging.buffer, buffer->buffer, 1, &copy);
 }
 
-/* Row `row` of the stacked matrix, padded to weight->row_bytes. */
-static void copy_dense_row(const bpdq_weight_desc *desc, const bpdq_weight *weight, int64_t row, uint8_t *target) {
+/* Row `row` of the stacked matrix in the type `number`, padded with zeros to `row_bytes`. */
+static void copy_dense_row(const bpdq_weight_desc *desc, vulkan_number number, int64_t row_bytes, int64_t row, uint8_t *target) {
   int part = 0;
   while (row >= desc->parts[part].rows) row -= desc->parts[part++].rows;
   bpdq_dtype type = desc->parts[part].dtype;
   const uint8_t *source = (const uint8_t *)desc->parts[part].data + row * desc->columns * (int64_t)bpdq_dtype_size(type);
-  int64_t size = weight->number == VULKAN_NUMBER_F32 ? 4 : 2, bytes = desc->columns * size;
+  int64_t size = number == VULKAN_NUMBER_F32 ? 4 : 2, bytes = desc->columns * size;
   if ((int64_t)bpdq_dtype_size(type) != size)
     to_float(source, type, desc->columns, (float *)(void *)target);
   else
     memcpy(target, source, (size_t)bytes);
-  memset(target + bytes, 0, (size_t)(weight->row_bytes - bytes));
+  memset(target + bytes, 0, (size_t)(row_bytes - bytes));
 }
 
 static bpdq_status upload_dense(vulkan_uploader *uploader, const bpdq_weight_desc *desc, const bpdq_weight *weight,
@@ -169,8 +169,31 @@ static bpdq_status upload_dense(vulkan_uploader *uploader, const bpdq_weight_des
     vulkan_upload_slot *slot;
     BPDQ_TRY(bpdq_vulkan_upload_begin(uploader, &slot, error));
     for (int64_t row = 0; row < rows; row++)
-      copy_dense_row(desc, weight, piece->first_row + first + row, slot->staging.mapped + row * weight->row_bytes);
+      copy_dense_row(desc, weight->number, weight->row_bytes, piece->first_row + first + row,
+                     slot->staging.mapped + row * weight->row_bytes);
     copy_to_buffer(uploader, slot, &piece->matrix, (uint64_t)(first * weight->row_bytes), (uint64_t)(rows * weight->row_bytes));
+    BPDQ_TRY(bpdq_vulkan_upload_end(uploader, slot, error));
+  }
+  return BPDQ_OK;
+}
+
+/* A head that is stored in 8 bits: uploaded in its own type and quantized on the device. */
+static bpdq_status upload_head(vulkan_uploader *uploader, const bpdq_weight_desc *desc, const bpdq_weight *weight,
+                               const vulkan_piece *piece, bpdq_error *error) {
+  vulkan_number number = bpdq_vulkan_common_number(desc);
+  int64_t columns = weight->row_bytes, source_bytes = columns * (number == VULKAN_NUMBER_F32 ? 4 : 2);
+  int64_t step = at_most((int64_t)VULKAN_UPLOAD_SLOT_BYTES / source_bytes, 65535);
+  for (int64_t first = 0; first < piece->rows; first += step) {
+    int64_t rows = at_most(step, piece->rows - first);
+    vulkan_upload_slot *slot;
+    BPDQ_TRY(bpdq_vulkan_upload_begin(uploader, &slot, error));
+    for (int64_t row = 0; row < rows; row++)
+      copy_dense_row(desc, number, source_bytes, piece->first_row + first + row, slot->staging.mapped + row * source_bytes);
+    const vulkan_binding bindings[VULKAN_BINDINGS] = {bpdq_vulkan_whole(&slot->staging), bpdq_vulkan_whole(&piece->matrix),
+                                                      bpdq_vulkan_whole(&piece->coefficients)};
+    const uint32_t push[] = {(uint32_t)rows, (uint32_t)first, (uint32_t)columns, (uint32_t)number};
+    const uint32_t grid[3] = {groups_of((uint64_t)columns / 64), (uint32_t)rows, 1};
+    BPDQ_TRY(bpdq_vulkan_upload_dispatch(uploader, slot, "repack_head", bindings, push, 4, grid, error));
     BPDQ_TRY(bpdq_vulkan_upload_end(uploader, slot, error));
   }
   return BPDQ_OK;
@@ -198,7 +221,9 @@ bpdq_status bpdq_vulkan_weight_upload(vulkan_uploader *uploader, const bpdq_weig
   if (weight->kind == BPDQ_WEIGHT_VECTOR) return upload_vector(uploader, desc, weight, error);
   for (int i = 0; i < weight->piece_count; i++) {
     const vulkan_piece *piece = &weight->pieces[i];
-    if (weight->kind == BPDQ_WEIGHT_DENSE) {
+    if (weight->number == VULKAN_NUMBER_INT8) {
+      BPDQ_TRY(upload_head(uploader, desc, weight, piece, error));
+    } else if (weight->kind == BPDQ_WEIGHT_DENSE) {
       BPDQ_TRY(upload_dense(uploader, desc, weight, piece, error));
     } else {
       BPDQ_TRY(upload_coefficients(uploader, desc, weight, piece, error));
@@ -231,9 +256,10 @@ bpdq_status bpdq_vulkan_weight_fill(vulkan_uploader *uploader, bpdq_weight *weig
   for (int i = 0; i < weight->piece_count; i++) {
     const vulkan_piece *piece = &weight->pieces[i];
     uint64_t piece_seed = (seed + 1) * 0x9e3779b97f4a7c15u + (uint64_t)i * 0xbf58476d1ce4e5b9u;
-    bool planes = weight->kind == BPDQ_WEIGHT_PLANES;
-    BPDQ_TRY(fill(uploader, &piece->matrix, piece_seed, planes ? FILL_BITS : values, weight->number, error));
-    if (planes) BPDQ_TRY(fill(uploader, &piece->coefficients, ~piece_seed, values, weight->number, error));
+    bool scaled = piece->coefficients.block != NULL;
+    vulkan_number number = weight->number == VULKAN_NUMBER_INT8 ? VULKAN_NUMBER_BF16 : weight->number;
+    BPDQ_TRY(fill(uploader, &piece->matrix, piece_seed, scaled ? FILL_BITS : values, number, error));
+    if (scaled) BPDQ_TRY(fill(uploader, &piece->coefficients, ~piece_seed, values, number, error));
   }
   return BPDQ_OK;
 }
