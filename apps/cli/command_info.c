@@ -6,19 +6,6 @@
 
 #define DEFAULT_CONTEXT 4096
 
-typedef struct info_flags {
-  int64_t context;
-  int kv;
-} info_flags;
-
-static const char *const kv_words[] = {"f16", "q8", NULL};
-static const option options[] = {
-    {'c', "ctx", OPTION_INTEGER, offsetof(info_flags, context), "N",
-     "tokens of context for the memory (default: the model's, at most 4096)", 1, 2147483647, NULL},
-    {0, "kv", OPTION_CHOICE, offsetof(info_flags, kv), "f16|q8", "precision of the KV cache (default f16)", 0, 0, kv_words},
-};
-static const option_table table = TABLE_OF("options", options);
-
 /* ---- the table of linears: layers of the same make share a row ---- */
 
 /* "model.layers.3.mlp.down_proj" is layer 3's "mlp.down_proj"; the layer is -1 for a name outside the layers. */
@@ -131,9 +118,8 @@ static int print_json(const bpdq_inspection *m, int64_t context, bool q8) {
 }
 
 static int run(const command *self, int argc, char **argv) {
-  info_flags own = {0};
   model_flags flags = model_flags_default();
-  void *bases[] = {&own, &flags};
+  void *bases[] = {&flags};
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
@@ -144,8 +130,8 @@ static int run(const command *self, int argc, char **argv) {
     code = cli_fail(&error);
   } else {
     cli_log_release(&log);
-    int64_t context = own.context ? own.context : model->context_length < DEFAULT_CONTEXT ? model->context_length : DEFAULT_CONTEXT;
-    code = flags.json ? print_json(model, context, own.kv) : print_text(words[0], model, context, own.kv);
+    int64_t context = flags.context ? flags.context : model->context_length < DEFAULT_CONTEXT ? model->context_length : DEFAULT_CONTEXT;
+    code = flags.json ? print_json(model, context, flags.kv) : print_text(words[0], model, context, flags.kv);
   }
   cli_log_free(&log);
   bpdq_inspection_free(model);
@@ -156,8 +142,8 @@ const command command_info = {
     .name = "info",
     .summary = "what is in a model folder, and the memory it needs",
     .positionals = {"MODEL"},
-    .tables = {&table, &output_flag_table},
-    .details = "No weight is loaded and no device is touched.",
+    .tables = {&model_flag_table},
+    .details = "No weight is loaded and no device is touched. The memory is that for --ctx tokens (default: the model's, at most 4096).",
     .examples = "bpdq info Qwen2.5-7B-k2\nbpdq info Qwen2.5-72B-k2 --ctx 8192 --kv q8 --json",
     .run = run,
 };

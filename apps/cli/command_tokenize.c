@@ -76,6 +76,7 @@ static int run(const command *self, int argc, char **argv) {
   if (code == 0) {
     code = own.ids ? decode(loaded.model, &own, ids, count, flags.json)
                    : encode(loaded.model, &own, from_file ? from_file : own.prompt, length, flags.json);
+    if (code == 0) cli_log_release(&loaded.log);
     cli_unload(&loaded);
   }
   free(ids);
@@ -87,8 +88,10 @@ const command command_tokenize = {
     .name = "tokenize",
     .summary = "the ids of a text, or the text of ids",
     .positionals = {"MODEL"},
-    .tables = {&table, &output_flag_table},
-    .details = "Only the tokenizer is loaded. Ids are those of the Python library's encode(), the text that of its decode().",
+    .tables = {&table, &model_flag_table},
+    .details =
+        "Only the tokenizer is loaded: no weights, no device. Ids are those of the Python library's encode(), the text that of its "
+        "decode().",
     .examples = "bpdq tokenize Qwen2.5-7B-k2 -p \"Hello, world\"\nbpdq tokenize Qwen2.5-7B-k2 --ids 9707,11,1879 --json",
     .run = run,
 };
