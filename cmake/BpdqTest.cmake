@@ -24,7 +24,7 @@ function(bpdq_add_unit_test source)
   if(name MATCHES "^test_vulkan")
     list(APPEND labels vulkan)
   endif()
-  set_tests_properties(unit.${name} PROPERTIES LABELS "${labels}" TIMEOUT 300 ENVIRONMENT "${BPDQ_TEST_ENVIRONMENT}")
+  set_tests_properties(unit.${name} PROPERTIES LABELS "${labels}" TIMEOUT 900 ENVIRONMENT "${BPDQ_TEST_ENVIRONMENT}")
 endfunction()
 
 # bpdq-ops BACKEND runs every operation on that backend against the double-precision oracle.
