@@ -152,7 +152,8 @@ static bpdq_status load_weights(loader *l, bpdq_error *error) {
   }
   BPDQ_TRY(load_vector(l, "model.norm", checkpoint->final_norm, &model->final_norm, error));
   const bpdq_linear_source *head[] = {&checkpoint->head};
-  BPDQ_TRY(load_linear(l, head, 1, true, &model->head, error));
+  /* f32 activations ask for exact products: the head then keeps its precision. */
+  BPDQ_TRY(load_linear(l, head, 1, model->activations != BPDQ_ACTIVATIONS_F32, &model->head, error));
   if (!model->config.tied_head) model->parameters += (uint64_t)model->config.vocab_size * (uint64_t)model->config.hidden_size;
   return model->backend->weights_flush(model->backend, error);
 }
