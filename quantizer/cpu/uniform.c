@@ -43,15 +43,16 @@ BPDQ_VECTOR_CLONES static void quantize_column(uniform_loop *loop, int64_t colum
   int64_t stride = work->stride, group = column / work->inputs->group;
   float top = (float)((1 << work->planes) - 1);
   const float *coefficients = work->coefficients + group * (work->planes + 1) * stride + row;
-  const float *factor = work->inputs->factor + column * work->inputs->padded;
+  const float *factor = loop->compensate ? work->inputs->factor + column * work->inputs->padded : NULL;
   float *current = loop->current + row, error[BPDQ_LANES];
   for (int lane = 0; lane < BPDQ_LANES; lane++) {
     float scale = coefficients[lane], bias = coefficients[work->planes * stride + lane], value = current[column * stride + lane];
     float code = fminf(fmaxf(rintf((value - bias) / scale), 0), top);
     work->codes[column * stride + row + lane] = (uint8_t)code;
-    error[lane] = (value - (bias + code * scale)) / factor[column];
+    error[lane] = value - (bias + code * scale);
   }
-  if (!loop->compensate) return;
+  if (!loop->compensate) return; /* round to nearest: there is no factor */
+  for (int lane = 0; lane < BPDQ_LANES; lane++) error[lane] /= factor[column];
   for (int lane = 0; lane < BPDQ_LANES; lane++) loop->errors[(column - loop->begin) * stride + row + lane] = error[lane];
   for (int64_t j = column; j < loop->end; j++)
     for (int lane = 0; lane < BPDQ_LANES; lane++) current[j * stride + lane] -= error[lane] * factor[j];
