@@ -1,4 +1,4 @@
-/* The bit-serial tensor-core product of one to eight rows of activations: y = W' x for bit-plane weights.
+/* The bit-serial tensor-core product of two to eight rows of activations (of one row: planes_row.cuh): y = W' x for bit-plane weights.
  *
  * An activation row is quantized per group to an integer of 8 * SLICES bits (two's complement). Its eight bits of one slice are the eight
  * columns of the mma's B operand, and a plane of 16 rows x 256 columns is the A operand as stored (layout.h), so one instruction gives
@@ -149,7 +149,7 @@ __device__ static void write_outputs(const bitserial_arguments &a, const float *
   }
 }
 
-/* Shared memory: ring [warps][stages] tiles | partial [row tiles of the block][warps][ROWS][16] | with one row: its bits and scales. */
+/* Shared memory: ring [warps][stages] tiles | partial [row tiles of the block][warps][ROWS][16]. */
 template <int PLANES, int GROUP, int SLICES, int ROWS>
 __global__ void __launch_bounds__(512) bitserial_kernel(bitserial_arguments a) {
   typedef bitserial<PLANES, GROUP, SLICES, ROWS> product;
@@ -161,7 +161,6 @@ __global__ void __launch_bounds__(512) bitserial_kernel(bitserial_arguments a) {
   int64_t base = (int64_t)first_tile * a.column_tiles;
   char *ring = shared + warp * a.stages * product::TILE_BYTES;
   float *partial = (float *)(shared + warps * a.stages * product::TILE_BYTES);
-  uint32_t *own_bits = (uint32_t *)(partial + tiles * warps * ROWS * 16);
 
   let_dependents_launch();
   for (int s = 0; s < a.stages; s++) {
@@ -174,16 +173,6 @@ __global__ void __launch_bounds__(512) bitserial_kernel(bitserial_arguments a) {
 
   int rows = row_count(a.output.run, a.output.last);
   if (rows > ROWS) rows = ROWS;
-  const uint32_t *bits = a.bits;
-  const float2 *scales = a.scales;
-  if (ROWS == 1) { /* every warp reads every word of the row many times: keep it close */
-    int vectors = a.column_tiles * product::BITS_BYTES / 16, pairs = a.column_tiles * product::GROUPS;
-    float2 *own_scales = (float2 *)(own_bits + a.column_tiles * SLICES * 64);
-    for (int i = threadIdx.x; i < vectors; i += blockDim.x) ((uint4 *)own_bits)[i] = ((const uint4 *)a.bits)[i];
-    for (int i = threadIdx.x; i < pairs; i += blockDim.x) own_scales[i] = a.scales[i];
-    bits = own_bits;
-    scales = own_scales;
-  }
   __syncthreads();
 
   int64_t bits_stride = (int64_t)a.column_tiles * SLICES * 64, scales_stride = (int64_t)a.column_tiles * product::GROUPS;
@@ -204,8 +193,8 @@ __global__ void __launch_bounds__(512) bitserial_kernel(bitserial_arguments a) {
       copy_async_wait<1>();
     __syncwarp();
     char *slot = ring + stage * product::TILE_BYTES;
-    product::tile_sum(slot, a.bf16, bits + column_tile * SLICES * 64, bits_stride, scales + column_tile * product::GROUPS, scales_stride,
-                      rows, lane, sum);
+    product::tile_sum(slot, a.bf16, a.bits + column_tile * SLICES * 64, bits_stride, a.scales + column_tile * product::GROUPS,
+                      scales_stride, rows, lane, sum);
     __syncwarp();
     int next = i + a.stages * warps;
     if (next < total) product::request(slot, a, base + next, lane);
@@ -223,23 +212,17 @@ __global__ void __launch_bounds__(512) bitserial_kernel(bitserial_arguments a) {
   write_outputs<ROWS>(a, partial, first_tile, tiles, rows);
 }
 
-/* The kernel for a format; rows is 1 or 8. */
-template <int PLANES, int GROUP>
-static const void *pick_bitserial_kernel(int slices, int rows) {
-  if (slices == 1)
-    return rows == 1 ? (const void *)bitserial_kernel<PLANES, GROUP, 1, 1> : (const void *)bitserial_kernel<PLANES, GROUP, 1, 8>;
-  return rows == 1 ? (const void *)bitserial_kernel<PLANES, GROUP, 2, 1> : (const void *)bitserial_kernel<PLANES, GROUP, 2, 8>;
-}
 template <int PLANES>
-static const void *pick_bitserial_kernel(int group, int slices, int rows) {
-  if (group == 64) return pick_bitserial_kernel<PLANES, 64>(slices, rows);
-  if (group == 128) return pick_bitserial_kernel<PLANES, 128>(slices, rows);
-  return pick_bitserial_kernel<PLANES, 256>(slices, rows);
+static const void *pick_bitserial_kernel(int group, int slices) {
+  if (group == 64) return slices == 1 ? (const void *)bitserial_kernel<PLANES, 64, 1, 8> : (const void *)bitserial_kernel<PLANES, 64, 2, 8>;
+  if (group == 128)
+    return slices == 1 ? (const void *)bitserial_kernel<PLANES, 128, 1, 8> : (const void *)bitserial_kernel<PLANES, 128, 2, 8>;
+  return slices == 1 ? (const void *)bitserial_kernel<PLANES, 256, 1, 8> : (const void *)bitserial_kernel<PLANES, 256, 2, 8>;
 }
 
-const void *bitserial_kernel_1(int group, int slices, int rows);
-const void *bitserial_kernel_2(int group, int slices, int rows);
-const void *bitserial_kernel_3(int group, int slices, int rows);
-const void *bitserial_kernel_4(int group, int slices, int rows);
+const void *bitserial_kernel_1(int group, int slices);
+const void *bitserial_kernel_2(int group, int slices);
+const void *bitserial_kernel_3(int group, int slices);
+const void *bitserial_kernel_4(int group, int slices);
 
 #endif
