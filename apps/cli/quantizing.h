@@ -8,7 +8,7 @@
 /* The fields of bpdq_quantize_options in the types that the option tables fill. */
 typedef struct quantizing_flags {
   int method; /* index into quantizing_methods */
-  int64_t planes, group, iterations, rounds, sweeps, final_sweeps, threads;
+  int64_t planes, group, iterations, restarts, rounds, sweeps, final_sweeps, threads;
   double damping, alpha, target_damping;
   bool dense_target, residual_target, best_per_row, several_starts, coordinate_descent, joint_refit, compare_gptq;
   const char *algebra;
