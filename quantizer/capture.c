@@ -19,8 +19,9 @@ struct bpdq_streams {
   float *quantized, *dense;                /* residual streams [windows * length, hidden]; dense is NULL when not kept */
   float *kept;                             /* [windows * length, widest], or NULL: computed again */
   float *inputs, *dense_inputs;            /* of one batch of `threads` windows [threads * length, widest] */
-  float *difference;                       /* dense minus quantized residual stream of one batch [threads * length, hidden] */
-  float *scratch;                          /* [threads][per_thread] */
+  bool dense_target, residual_target;
+  float *outputs; /* what o or down should have put out, for one batch [threads * length, hidden] */
+  float *scratch; /* [threads][per_thread] */
   int64_t per_thread;
 };
 
@@ -31,8 +32,20 @@ typedef struct pass {
   const bpdq_block *dense, *quantized;
   const float *norm; /* of the stages whose input is the normed residual stream */
   int64_t first;     /* window of the batch's first task */
-  bool want_difference;
 } pass;
+
+/* Whether a stage's linear adds to the residual stream. */
+static bool closes(bpdq_stage stage) { return stage == BPDQ_STAGE_O || stage == BPDQ_STAGE_DOWN; }
+
+bpdq_statistics_desc bpdq_streams_statistics(const bpdq_streams *streams, bpdq_stage stage, const char *name, int64_t rows,
+                                             int64_t columns) {
+  bpdq_statistics_desc desc = {.name = name, .columns = columns};
+  if (!streams->dense) return desc;
+  desc.cross = !closes(stage) && streams->dense_target;
+  desc.residual_rows = closes(stage) ? rows : 0;
+  desc.whole_target = closes(stage) && streams->dense_target;
+  return desc;
+}
 
 int64_t bpdq_streams_tokens(const bpdq_streams *streams) { return streams->windows * streams->length; }
 
@@ -45,7 +58,7 @@ void bpdq_streams_destroy(bpdq_streams *s) {
   free(s->kept);
   free(s->inputs);
   free(s->dense_inputs);
-  free(s->difference);
+  free(s->outputs);
   free(s->scratch);
   free(s);
 }
@@ -57,17 +70,17 @@ static float *matrix(int64_t rows, int64_t columns) {
   return bpdq_alloc_array(count, sizeof(float));
 }
 
-static bool allocate(bpdq_streams *s, bool dense_stream) {
+static bool allocate(bpdq_streams *s) {
   int64_t tokens = s->windows * s->length, batch = s->threads * s->length;
   s->per_thread = bpdq_forward_scratch(&s->forward) + s->length * s->widest;
   s->quantized = matrix(tokens, s->hidden);
   s->inputs = matrix(batch, s->widest);
   s->scratch = matrix(s->threads, s->per_thread);
-  if (dense_stream) {
+  if (s->dense_target || s->residual_target) {
     s->dense = matrix(tokens, s->hidden);
     s->dense_inputs = matrix(batch, s->widest);
-    s->difference = matrix(batch, s->hidden);
-    if (!s->dense || !s->dense_inputs || !s->difference) return false;
+    s->outputs = matrix(batch, s->hidden);
+    if (!s->dense || !s->dense_inputs || !s->outputs) return false;
   }
   if (!s->quantized || !s->inputs || !s->scratch) return false;
   if ((double)tokens * (double)s->widest * sizeof(float) < KEPT_SHARE * (double)bpdq_host_memory_available())
@@ -75,13 +88,15 @@ static bool allocate(bpdq_streams *s, bool dense_stream) {
   return true;
 }
 
-bpdq_status bpdq_streams_create(const bpdq_checkpoint *checkpoint, const bpdq_calibration *calibration, bool dense_stream, int threads,
-                                const volatile int *cancel, bpdq_streams **streams, bpdq_error *error) {
+bpdq_status bpdq_streams_create(const bpdq_checkpoint *checkpoint, const bpdq_calibration *calibration, bool dense_target,
+                                bool residual_target, int threads, const volatile int *cancel, bpdq_streams **streams, bpdq_error *error) {
   *streams = NULL;
   const bpdq_config *config = &checkpoint->config;
   bpdq_streams *s = calloc(1, sizeof *s);
   if (!s) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
   s->cancel = cancel;
+  s->dense_target = dense_target;
+  s->residual_target = residual_target;
   s->windows = calibration->count;
   s->length = calibration->length;
   s->hidden = config->hidden_size;
@@ -91,7 +106,7 @@ bpdq_status bpdq_streams_create(const bpdq_checkpoint *checkpoint, const bpdq_ca
   BPDQ_TRY_GOTO(bpdq_pool_create(threads, &s->pool, error), failed);
   s->threads = bpdq_pool_threads(s->pool);
   BPDQ_TRY_GOTO(bpdq_forward_create(config, s->length, &s->forward, error), failed);
-  if (!allocate(s, dense_stream)) {
+  if (!allocate(s)) {
     status =
         bpdq_fail(error, BPDQ_ERROR_MEMORY,
                   "out of host memory for the activations of %lld calibration windows of %lld tokens; use fewer (--samples) or shorter "
@@ -131,6 +146,23 @@ static const float *captured_input(const pass *p, bpdq_stage stage, int64_t wind
   return input;
 }
 
+/* Adds o_proj or down_proj to a window's dense stream. `output` gets what the quantized linear should put out instead of W x: the dense
+ * output, and what the residual streams already differ by. */
+static void add_dense(const bpdq_streams *s, const bpdq_block_linear *linear, const float *dense_input, const float *x, float *dense_x,
+                      float *output) {
+  int64_t length = s->length, hidden = s->hidden;
+  memset(output, 0, (size_t)(length * hidden) * sizeof *output);
+  bpdq_block_linear plain = *linear;
+  plain.bias = NULL;
+  bpdq_forward_add(&plain, dense_input, length, output);
+  for (int64_t t = 0; t < length; t++)
+    for (int64_t i = 0; i < hidden; i++) {
+      float *wanted = &output[t * hidden + i], *dense = &dense_x[t * hidden + i], made = *wanted;
+      *wanted = (s->dense_target ? made : 0) + (s->residual_target ? *dense - x[t * hidden + i] : 0);
+      *dense += made + (linear->bias ? linear->bias[i] : 0);
+    }
+}
+
 static void capture_window(void *context, int64_t index, int thread) {
   pass *p = context;
   bpdq_streams *s = p->streams;
@@ -140,18 +172,16 @@ static void capture_window(void *context, int64_t index, int thread) {
   float *dense_input = s->dense ? s->dense_inputs + index * length * s->widest : NULL;
   if (p->stage == BPDQ_STAGE_GATE_UP)
     bpdq_forward_add(&p->quantized->linears[BPDQ_O], captured_input(p, BPDQ_STAGE_O, window, scratch), length, x);
-  if (p->want_difference)
-    for (int64_t i = 0; i < values; i++) s->difference[index * values + i] = dense_x[i] - x[i];
   if (p->stage == BPDQ_STAGE_O) {
     bpdq_forward_attention(&s->forward, p->quantized, x, length, input, scratch);
     if (!dense_x) return;
     bpdq_forward_attention(&s->forward, p->dense, dense_x, length, dense_input, scratch);
-    bpdq_forward_add(&p->dense->linears[BPDQ_O], dense_input, length, dense_x);
+    add_dense(s, &p->dense->linears[BPDQ_O], dense_input, x, dense_x, s->outputs + index * values);
   } else if (p->stage == BPDQ_STAGE_DOWN) {
     bpdq_forward_gate(&s->forward, p->quantized, x, length, input, scratch);
     if (!dense_x) return;
     bpdq_forward_gate(&s->forward, p->dense, dense_x, length, dense_input, scratch);
-    bpdq_forward_add(&p->dense->linears[BPDQ_DOWN], dense_input, length, dense_x);
+    add_dense(s, &p->dense->linears[BPDQ_DOWN], dense_input, x, dense_x, s->outputs + index * values);
   } else {
     bpdq_forward_norm(&s->forward, p->norm, x, length, input);
     if (dense_x) bpdq_forward_norm(&s->forward, p->norm, dense_x, length, dense_input);
@@ -179,8 +209,8 @@ static bpdq_status run_stage(pass *p, bpdq_algebra *algebra, bpdq_statistics *st
     bpdq_pool_run(s->pool, count, capture_window, p);
     for (int64_t i = 0; i < count && statistics; i++) {
       const float *dense = s->dense ? s->dense_inputs + i * s->length * s->widest : NULL;
-      const float *difference = p->want_difference ? s->difference + i * s->length * s->hidden : NULL;
-      BPDQ_TRY(algebra->statistics_add(algebra, statistics, input_place(p, p->first + i, p->stage), dense, difference, s->length, error));
+      const float *outputs = s->dense && closes(p->stage) ? s->outputs + i * s->length * s->hidden : NULL;
+      BPDQ_TRY(algebra->statistics_add(algebra, statistics, input_place(p, p->first + i, p->stage), dense, outputs, s->length, error));
     }
   }
   return BPDQ_OK;
@@ -188,8 +218,7 @@ static bpdq_status run_stage(pass *p, bpdq_algebra *algebra, bpdq_statistics *st
 
 bpdq_status bpdq_streams_capture(bpdq_streams *streams, bpdq_stage stage, const bpdq_block *dense, const bpdq_block *quantized,
                                  bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_error *error) {
-  bool closes = stage == BPDQ_STAGE_O || stage == BPDQ_STAGE_DOWN; /* its linear adds to the residual stream */
-  pass p = {.streams = streams, .stage = stage, .dense = dense, .quantized = quantized, .want_difference = closes && streams->dense};
+  pass p = {.streams = streams, .stage = stage, .dense = dense, .quantized = quantized};
   p.norm = stage == BPDQ_STAGE_QKV ? quantized->attention_norm : quantized->mlp_norm;
   return run_stage(&p, algebra, statistics, error);
 }

@@ -21,14 +21,19 @@ typedef enum bpdq_stage {
 
 typedef struct bpdq_streams bpdq_streams;
 
-/* Starts both streams at the embeddings of the windows. Without `dense_stream` only the quantized one is kept. `calibration` and
- * `checkpoint` outlive the streams. The activations live in host memory: windows * length * hidden * 4 bytes per stream. */
-bpdq_status bpdq_streams_create(const bpdq_checkpoint *checkpoint, const bpdq_calibration *calibration, bool dense_stream, int threads,
-                                const volatile int *cancel, bpdq_streams **streams, bpdq_error *error);
+/* Starts both streams at the embeddings of the windows. The dense stream is kept where `dense_target` or `residual_target` asks for it (see
+ * bpdq_recipe). `calibration` and `checkpoint` outlive the streams. The activations live in host memory: windows * length * hidden * 4
+ * bytes per stream. */
+bpdq_status bpdq_streams_create(const bpdq_checkpoint *checkpoint, const bpdq_calibration *calibration, bool dense_target,
+                                bool residual_target, int threads, const volatile int *cancel, bpdq_streams **streams, bpdq_error *error);
 void bpdq_streams_destroy(bpdq_streams *streams); /* NULL is allowed */
 
-/* Adds the inputs of one stage's linears to `statistics` (created with `cross` exactly when there is a dense stream and the caller wants
- * C), after the quantized linears of the stage before have been applied. `quantized` holds the weights found so far. */
+/* The statistics that a stage feeds: H; with a dense target C for q k v, gate and up; for o and down whole targets of `rows` rows. */
+bpdq_statistics_desc bpdq_streams_statistics(const bpdq_streams *streams, bpdq_stage stage, const char *name, int64_t rows,
+                                             int64_t columns);
+
+/* Adds the inputs of one stage's linears to `statistics`, created with the description above, after the quantized linears of the stage
+ * before have been applied. `quantized` holds the weights found so far. */
 bpdq_status bpdq_streams_capture(bpdq_streams *streams, bpdq_stage stage, const bpdq_block *dense, const bpdq_block *quantized,
                                  bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_error *error);
 

@@ -104,10 +104,8 @@ static bpdq_status set_identity(run *r, bpdq_statistics *statistics, int64_t col
 static bpdq_status run_stage(run *r, int64_t layer, bpdq_stage stage, const bpdq_block *dense, bpdq_block *block,
                              bpdq_layer_result *results, json_t *reports, bpdq_error *error) {
   const bpdq_block_linear *first = &block->linears[STAGES[stage].first];
-  const bpdq_recipe *recipe = &r->options->recipe;
-  bool closes = stage == BPDQ_STAGE_O || stage == BPDQ_STAGE_DOWN, paired = r->streams && r->method->dense_stream;
-  bpdq_statistics_desc desc = {first->name, first->columns, paired && recipe->dense_target,
-                               paired && closes && recipe->residual_target ? first->rows : 0};
+  bpdq_statistics_desc desc = {.name = first->name, .columns = first->columns};
+  if (r->streams) desc = bpdq_streams_statistics(r->streams, stage, first->name, first->rows, first->columns);
   bpdq_statistics *statistics;
   BPDQ_TRY(r->algebra->statistics_create(r->algebra, &desc, &statistics, error));
   uint64_t begin = bpdq_monotonic_nanoseconds();
@@ -338,8 +336,8 @@ static bpdq_status quantize_head(run *r, bpdq_error *error) {
   bpdq_status status = s && norm ? BPDQ_OK : out_of_memory(error);
   if (status != BPDQ_OK) goto done;
   BPDQ_TRY_GOTO(load_head(r, &head, norm, error), done);
-  bpdq_statistics_desc desc = {
-      .name = head.name, .columns = head.columns, .cross = r->streams && r->method->dense_stream && r->options->recipe.dense_target};
+  bpdq_statistics_desc desc = {.name = head.name, .columns = head.columns};
+  if (r->streams) desc = bpdq_streams_statistics(r->streams, BPDQ_STAGE_HEAD, head.name, head.rows, head.columns);
   BPDQ_TRY_GOTO(r->algebra->statistics_create(r->algebra, &desc, &statistics, error), done);
   if (r->streams)
     BPDQ_TRY_GOTO(bpdq_streams_capture_head(r->streams, norm, r->algebra, statistics, error), done);
@@ -439,7 +437,10 @@ static bpdq_status prepare(run *r, const char *source, const char *destination, 
   BPDQ_TRY(bpdq_cpu_algebra_create(o->threads, &r->algebra, error));
   if (o->bits > 0) BPDQ_TRY(make_plan(r, error));
   if (r->method->calibrated) {
-    BPDQ_TRY(bpdq_streams_create(&r->checkpoint, &r->calibration, r->method->dense_stream, o->threads, o->cancel, &r->streams, error));
+    bool dense_target = r->method->dense_stream && o->recipe.dense_target,
+         residual_target = r->method->dense_stream && o->recipe.residual_target;
+    BPDQ_TRY(
+        bpdq_streams_create(&r->checkpoint, &r->calibration, dense_target, residual_target, o->threads, o->cancel, &r->streams, error));
     bpdq_log_info(&r->log, "calibrating with %lld windows of %lld tokens", (long long)r->calibration.count,
                   (long long)r->calibration.length);
   }

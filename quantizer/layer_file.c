@@ -84,7 +84,7 @@ static bpdq_status write_layer(const char *path, const bpdq_layer_result *result
 
 static bpdq_status quantize(bpdq_algebra *algebra, const char *path, const layer_matrices *m, const bpdq_quantize_options *options,
                             bpdq_layer_result *result, bpdq_layer_report *report, bpdq_error *error) {
-  bpdq_statistics_desc desc = {path, m->columns, m->cross != NULL, m->residual ? m->rows : 0};
+  bpdq_statistics_desc desc = {.name = path, .columns = m->columns, .cross = m->cross != NULL, .residual_rows = m->residual ? m->rows : 0};
   bpdq_statistics *statistics;
   BPDQ_TRY(algebra->statistics_create(algebra, &desc, &statistics, error));
   bpdq_inputs *inputs = NULL;

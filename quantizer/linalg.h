@@ -24,6 +24,8 @@ typedef struct bpdq_statistics_desc {
   int64_t columns;       /* K */
   bool cross;            /* also C, the cross covariance with the dense stream */
   int64_t residual_rows; /* N of R, or 0 */
+  bool whole_target; /* R is fed with dense outputs W x_dense as well: it holds W C + R, and C is not needed. For a linear that alone reads
+                        its inputs and has fewer rows than columns this is much less work than C */
 } bpdq_statistics_desc;
 
 /* How H becomes the factor of a walk and the metric of the sweeps. */
@@ -45,7 +47,7 @@ typedef struct bpdq_work_desc {
   int64_t rows;     /* N */
   int planes;
   const float *weight; /* host, f32 [N, K]; outlives the work */
-  bool use_cross;      /* T from C */
+  bool use_cross;      /* T from C, or from a whole_target R */
   bool use_residual;   /* T from R */
 } bpdq_work_desc;
 

@@ -29,7 +29,8 @@ struct bpdq_statistics {
   double *hessian;  /* [K, K]; the upper triangle of tiles until finished */
   double *cross;    /* C = sum of dense_x x^T [K, K], or NULL */
   double *residual; /* R [residual_rows, K], or NULL */
-  float *scratch;   /* [threads][BPDQ_STATISTICS_TILE^2] */
+  bool whole_target;
+  float *scratch; /* [threads][BPDQ_STATISTICS_TILE^2] */
 };
 
 struct bpdq_inputs {

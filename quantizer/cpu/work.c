@@ -41,7 +41,7 @@ static double *scratch_of(const row_loop *loop, int thread) { return loop->scrat
 
 /* ---- target ---- */
 
-/* T = (W C + R + lambda W)(H + lambda I)^-1 for one chunk of rows; without C and R it is W. */
+/* T = (W C + R + lambda W)(H + lambda I)^-1 for one chunk of rows; without C and R it is W, and W C + R may have been summed as one. */
 static void compute_target(void *context, int64_t index, int thread) {
   row_loop *loop = context;
   bpdq_work *work = loop->work;
@@ -53,9 +53,9 @@ static void compute_target(void *context, int64_t index, int thread) {
   for (int64_t i = 0; i < rows * k; i++) weight[i] = (double)work->weight[first * k + i];
   if (loop->use_cross || loop->use_residual) {
     const double *cross = loop->use_cross ? statistics->cross : statistics->hessian;
-    memcpy(target, weight, (size_t)(rows * k) * sizeof *target);
-    cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, width, width, 1, weight, width, cross, width, inputs->lambda, target,
-                width);
+    for (int64_t i = 0; i < rows * k; i++) target[i] = inputs->lambda * weight[i];
+    if (!statistics->whole_target)
+      cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, width, width, 1, weight, width, cross, width, 1, target, width);
     for (int64_t i = 0; loop->use_residual && i < rows * k; i++) target[i] += statistics->residual[first * k + i];
     LAPACKE_dpotrs(LAPACK_COL_MAJOR, 'L', width, rows, inputs->target_root, width, target, width);
   } else {
@@ -90,8 +90,9 @@ bpdq_status bpdq_cpu_work_create(bpdq_algebra *algebra, const bpdq_inputs *input
                                  bpdq_error *error) {
   bpdq_cpu_algebra *cpu = (bpdq_cpu_algebra *)algebra;
   *work = NULL;
+  bool whole = inputs->statistics->whole_target && inputs->statistics->residual;
   row_loop loop = {.use_cross = desc->use_cross && inputs->statistics->cross,
-                   .use_residual = desc->use_residual && inputs->statistics->residual,
+                   .use_residual = (desc->use_residual || (whole && desc->use_cross)) && inputs->statistics->residual,
                    .per_thread = 2 * BPDQ_ROW_CHUNK * inputs->columns};
   if (loop.use_residual && inputs->statistics->residual_rows != desc->rows)
     return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "%s: R has %lld rows, the weight %lld", desc->name,

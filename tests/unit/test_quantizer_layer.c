@@ -15,6 +15,7 @@
 #include "bpdq_quantizer.h"
 #include "core/half.h"
 #include "format/safetensors.h"
+#include "quantizer/method.h"
 
 typedef struct vector {
   const char *name;
@@ -177,6 +178,53 @@ static void every_step_pays(void **unused) {
   assert_true(quantize_with(&VECTORS[0], &options, output) < before);
 }
 
+/* The target from C and R summed apart, and from both in one sum over outputs (whole_target), lead to the same layer. */
+static void targets_agree(void **unused) {
+  (void)unused;
+  enum { TOKENS = 300, COLUMNS = 64, ROWS = 20 };
+  static float x[TOKENS * COLUMNS], dense[TOKENS * COLUMNS], residual[TOKENS * ROWS], outputs[TOKENS * ROWS], weight[ROWS * COLUMNS];
+  uint32_t state = 5;
+  for (int i = 0; i < ROWS * COLUMNS; i++) weight[i] = (float)((state = state * 1664525u + 1013904223u) >> 8) / (1 << 24) - 0.5f;
+  for (int i = 0; i < TOKENS * COLUMNS; i++) {
+    dense[i] = (float)((state = state * 1664525u + 1013904223u) >> 8) / (1 << 24) - 0.4f;
+    x[i] = dense[i] + 0.2f * ((float)((state = state * 1664525u + 1013904223u) >> 8) / (1 << 24) - 0.5f);
+  }
+  for (int t = 0; t < TOKENS; t++)
+    for (int n = 0; n < ROWS; n++) {
+      float sum = 0;
+      for (int j = 0; j < COLUMNS; j++) sum += weight[n * COLUMNS + j] * dense[t * COLUMNS + j];
+      residual[t * ROWS + n] = (float)((state = state * 1664525u + 1013904223u) >> 8) / (1 << 24) - 0.5f;
+      outputs[t * ROWS + n] = sum + residual[t * ROWS + n];
+    }
+  bpdq_algebra *algebra;
+  bpdq_error error = {0};
+  assert_int_equal(bpdq_cpu_algebra_create(2, &algebra, &error), BPDQ_OK);
+  double against_weight[2], against_target[2];
+  bpdq_quantize_options options = bpdq_quantize_default_options();
+  for (int whole = 0; whole < 2; whole++) {
+    bpdq_statistics_desc desc = {.name = "layer", .columns = COLUMNS, .cross = !whole, .residual_rows = ROWS, .whole_target = whole};
+    bpdq_statistics *statistics;
+    bpdq_inputs *inputs;
+    bpdq_inputs_info info;
+    bpdq_work *work;
+    assert_int_equal(algebra->statistics_create(algebra, &desc, &statistics, &error), BPDQ_OK);
+    assert_int_equal(algebra->statistics_add(algebra, statistics, x, dense, whole ? outputs : residual, TOKENS, &error), BPDQ_OK);
+    assert_int_equal(algebra->statistics_finish(algebra, statistics, &error), BPDQ_OK);
+    bpdq_inputs_desc inputs_desc = bpdq_method_inputs(&bpdq_method_bpdq, &options, 32);
+    assert_int_equal(algebra->inputs_create(algebra, statistics, &inputs_desc, &inputs, &info, &error), BPDQ_OK);
+    bpdq_work_desc work_desc = {.name = "layer", .rows = ROWS, .planes = 8, .weight = weight, .use_cross = true, .use_residual = true};
+    assert_int_equal(algebra->work_create(algebra, inputs, &work_desc, &work, &error), BPDQ_OK);
+    assert_int_equal(algebra->uniform(algebra, work, true, &error), BPDQ_OK); /* eight planes: as good as T itself */
+    assert_int_equal(algebra->objective(algebra, work, &against_weight[whole], &against_target[whole], NULL, &error), BPDQ_OK);
+    algebra->work_destroy(algebra, work);
+    algebra->inputs_destroy(algebra, inputs);
+    algebra->statistics_destroy(algebra, statistics);
+  }
+  algebra->destroy(algebra);
+  assert_true(against_target[0] < 0.01 * against_weight[0]); /* T is not W here */
+  assert_true(fabs(against_weight[1] / against_weight[0] - 1) < 0.01);
+}
+
 static void threads_do_not_matter(void **unused) {
   (void)unused;
   char first[512], second[512], command[1200];
@@ -268,9 +316,10 @@ static int remove_folder(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(rtn_and_gptq_match),    cmocka_unit_test(reference_matches), cmocka_unit_test(bpdq_is_far_better),
-      cmocka_unit_test(every_step_pays),       cmocka_unit_test(odd_layers),        cmocka_unit_test(options_are_checked),
-      cmocka_unit_test(threads_do_not_matter),
+      cmocka_unit_test(rtn_and_gptq_match), cmocka_unit_test(reference_matches),
+      cmocka_unit_test(bpdq_is_far_better), cmocka_unit_test(every_step_pays),
+      cmocka_unit_test(odd_layers),         cmocka_unit_test(options_are_checked),
+      cmocka_unit_test(targets_agree),      cmocka_unit_test(threads_do_not_matter),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -1,0 +1,162 @@
+/* The CUDA back end: device, stream, libraries, memory, and the table of functions. */
+#include <stdlib.h>
+
+#include "core/checked.h"
+#include "gpu_algebra.h"
+
+/* ---- errors ---- */
+
+bpdq_status bpdq_gpu_check(cudaError_t result, const char *what, bpdq_error *error) {
+  if (result == cudaSuccess) return BPDQ_OK;
+  (void)cudaGetLastError(); /* forgets what is not sticky */
+  if (result == cudaErrorMemoryAllocation) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of device memory", what);
+  return bpdq_fail(error, BPDQ_ERROR_DEVICE, "%s: CUDA: %s", what, cudaGetErrorString(result));
+}
+
+bpdq_status bpdq_gpu_check_blas(cublasStatus_t result, const char *what, bpdq_error *error) {
+  if (result == CUBLAS_STATUS_SUCCESS) return BPDQ_OK;
+  return bpdq_fail(error, result == CUBLAS_STATUS_ALLOC_FAILED ? BPDQ_ERROR_MEMORY : BPDQ_ERROR_DEVICE, "%s: cuBLAS failed with status %d",
+                   what, (int)result);
+}
+
+bpdq_status bpdq_gpu_check_solver(cusolverStatus_t result, const char *what, bpdq_error *error) {
+  if (result == CUSOLVER_STATUS_SUCCESS) return BPDQ_OK;
+  return bpdq_fail(error, result == CUSOLVER_STATUS_ALLOC_FAILED ? BPDQ_ERROR_MEMORY : BPDQ_ERROR_DEVICE,
+                   "%s: cuSOLVER failed with status %d", what, (int)result);
+}
+
+/* ---- memory ---- */
+
+bpdq_status bpdq_gpu_allocate(gpu_algebra *gpu, int64_t count, size_t size, const char *what, void *memory, bpdq_error *error) {
+  size_t bytes;
+  void *made = NULL;
+  if (count < 0 || __builtin_mul_overflow((size_t)count, size, &bytes))
+    return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: too large for any device", what);
+  cudaError_t result = cudaMallocAsync(&made, bytes ? bytes : 1, gpu->stream);
+  if (result == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of device memory: %.1f MiB more are needed and %.1f MiB are free", what,
+                     (double)bytes / (1 << 20), (double)bpdq_gpu_available(gpu) / (1 << 20));
+  }
+  BPDQ_TRY(bpdq_gpu_check(result, what, error));
+  *(void **)memory = made;
+  return BPDQ_OK;
+}
+
+void bpdq_gpu_free(gpu_algebra *gpu, void *memory) {
+  if (memory) (void)cudaFreeAsync(memory, gpu->stream);
+}
+
+uint64_t bpdq_gpu_available(gpu_algebra *gpu) {
+  size_t unused = 0, total = 0;
+  uint64_t reserved = 0, used = 0;
+  if (cudaMemGetInfo(&unused, &total) != cudaSuccess) return 0;
+  /* What the pool holds and has not given out is free as well. */
+  if (cudaMemPoolGetAttribute(gpu->pool, cudaMemPoolAttrReservedMemCurrent, &reserved) != cudaSuccess) return unused;
+  if (cudaMemPoolGetAttribute(gpu->pool, cudaMemPoolAttrUsedMemCurrent, &used) != cudaSuccess) return unused;
+  return unused + (reserved > used ? reserved - used : 0);
+}
+
+bpdq_status bpdq_gpu_upload(gpu_algebra *gpu, void *to, const void *from, int64_t count, size_t size, const char *what,
+                            bpdq_error *error) {
+  return bpdq_gpu_check(cudaMemcpyAsync(to, from, (size_t)count * size, cudaMemcpyDefault, gpu->stream), what, error);
+}
+
+bpdq_status bpdq_gpu_download(gpu_algebra *gpu, void *to, const void *from, int64_t count, size_t size, const char *what,
+                              bpdq_error *error) {
+  BPDQ_TRY(bpdq_gpu_check(cudaMemcpyAsync(to, from, (size_t)count * size, cudaMemcpyDeviceToHost, gpu->stream), what, error));
+  return bpdq_gpu_check(cudaStreamSynchronize(gpu->stream), what, error);
+}
+
+bpdq_status bpdq_gpu_clear(gpu_algebra *gpu, void *memory, int64_t count, size_t size, const char *what, bpdq_error *error) {
+  return bpdq_gpu_check(cudaMemsetAsync(memory, 0, (size_t)count * size, gpu->stream), what, error);
+}
+
+/* ---- life ---- */
+
+static void destroy(bpdq_algebra *algebra) {
+  if (!algebra) return;
+  gpu_algebra *gpu = (gpu_algebra *)algebra;
+  (void)cudaSetDevice(gpu->device);
+  if (gpu->stream) {
+    bpdq_gpu_free(gpu, gpu->flag);
+    (void)cudaStreamSynchronize(gpu->stream);
+  }
+  if (gpu->solver) gpu->libraries.solver_destroy(gpu->solver);
+  if (gpu->blas) gpu->libraries.blas_destroy(gpu->blas);
+  if (gpu->pool) (void)cudaMemPoolTrimTo(gpu->pool, 0);
+  if (gpu->stream) (void)cudaStreamDestroy(gpu->stream);
+  bpdq_gpu_libraries_unload(&gpu->libraries);
+  free(gpu);
+}
+
+static int64_t weights(const bpdq_work *work) { return work->state.rows * work->inputs->columns; }
+
+static const bpdq_algebra INTERFACE = {
+    .name = "cuda",
+    .destroy = destroy,
+    .statistics_create = bpdq_gpu_statistics_create,
+    .statistics_destroy = bpdq_gpu_statistics_destroy,
+    .statistics_add = bpdq_gpu_statistics_add,
+    .statistics_set = bpdq_gpu_statistics_set,
+    .statistics_finish = bpdq_gpu_statistics_finish,
+    .inputs_create = bpdq_gpu_inputs_create,
+    .inputs_destroy = bpdq_gpu_inputs_destroy,
+    .work_create = bpdq_gpu_work_create,
+    .work_destroy = bpdq_gpu_work_destroy,
+    .weights = weights,
+    .uniform = bpdq_gpu_uniform,
+    .walk = bpdq_gpu_walk_all,
+    .sweep = bpdq_gpu_sweep,
+    .refit = bpdq_gpu_refit_all,
+    .keep_best = bpdq_gpu_keep_best,
+    .restore_best = bpdq_gpu_restore_best,
+    .objective = bpdq_gpu_objective,
+    .result = bpdq_gpu_result,
+};
+
+static bpdq_status open_device(gpu_algebra *gpu, int device, bpdq_error *error) {
+  int count = 0, pools = 0;
+  cudaError_t result = cudaGetDeviceCount(&count);
+  if (result != cudaSuccess || count < 1) {
+    (void)cudaGetLastError();
+    return bpdq_fail(error, BPDQ_ERROR_DEVICE, "algebra cuda: no usable CUDA device (%s)",
+                     result != cudaSuccess ? cudaGetErrorString(result) : "none was found");
+  }
+  if (device < 0 || device >= count)
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "algebra cuda: there is no device %d; devices 0 to %d are there", device, count - 1);
+  gpu->device = device;
+  BPDQ_TRY(bpdq_gpu_check(cudaSetDevice(device), "algebra cuda", error));
+  BPDQ_TRY(bpdq_gpu_check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device), "algebra cuda", error));
+  if (!pools) return bpdq_fail(error, BPDQ_ERROR_DEVICE, "algebra cuda: no usable CUDA device (device %d has no memory pools)", device);
+  return bpdq_gpu_check(cudaDeviceGetAttribute(&gpu->multiprocessors, cudaDevAttrMultiProcessorCount, device), "algebra cuda", error);
+}
+
+static bpdq_status start(gpu_algebra *gpu, int device, bpdq_error *error) {
+  const char *what = "algebra cuda";
+  BPDQ_TRY(open_device(gpu, device, error));
+  BPDQ_TRY(bpdq_gpu_libraries_load(&gpu->libraries, error));
+  BPDQ_TRY(bpdq_gpu_check(cudaStreamCreateWithFlags(&gpu->stream, cudaStreamNonBlocking), what, error));
+  BPDQ_TRY(bpdq_gpu_check(cudaDeviceGetDefaultMemPool(&gpu->pool, device), what, error));
+  uint64_t keep = UINT64_MAX;
+  BPDQ_TRY(bpdq_gpu_check(cudaMemPoolSetAttribute(gpu->pool, cudaMemPoolAttrReleaseThreshold, &keep), what, error));
+  BPDQ_TRY(bpdq_gpu_check_blas(gpu->libraries.blas_create(&gpu->blas), what, error));
+  BPDQ_TRY(bpdq_gpu_check_blas(gpu->libraries.blas_set_stream(gpu->blas, gpu->stream), what, error));
+  BPDQ_TRY(bpdq_gpu_check_solver(gpu->libraries.solver_create(&gpu->solver), what, error));
+  BPDQ_TRY(bpdq_gpu_check_solver(gpu->libraries.solver_set_stream(gpu->solver, gpu->stream), what, error));
+  return bpdq_gpu_allocate(gpu, 1, sizeof *gpu->flag, what, &gpu->flag, error);
+}
+
+bpdq_status bpdq_cuda_algebra_create(int device, bpdq_algebra **algebra, bpdq_error *error) {
+  *algebra = NULL;
+  gpu_algebra *gpu = calloc(1, sizeof *gpu);
+  if (!gpu) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "quantizer: out of memory");
+  gpu->base = INTERFACE;
+  bpdq_status status = start(gpu, device, error);
+  if (status != BPDQ_OK) {
+    destroy(&gpu->base);
+    return status;
+  }
+  *algebra = &gpu->base;
+  return BPDQ_OK;
+}
