@@ -66,6 +66,14 @@ uint64_t bpdq_host_memory_available(void);
 uint64_t bpdq_process_peak_memory(void); /* peak resident bytes */
 void bpdq_cpu_name(char *name, size_t size);
 
+/* ---- shared libraries ---- */
+
+typedef struct bpdq_library bpdq_library;
+/* Loads a shared library by file name or path. BPDQ_ERROR_IO with the loader's own words. */
+bpdq_status bpdq_library_open(const char *name, bpdq_library **library, bpdq_error *error);
+void *bpdq_library_symbol(bpdq_library *library, const char *name); /* NULL where there is none */
+void bpdq_library_close(bpdq_library *library);                     /* NULL is allowed */
+
 /* ---- console ---- */
 
 bool bpdq_is_terminal(int stream); /* 0, 1 or 2 */

@@ -4,6 +4,7 @@
 #include "core/platform.h"
 
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -417,6 +418,19 @@ void bpdq_cpu_name(char *name, size_t size) {
   if (stream) fclose(stream);
   struct utsname system;
   if (name[0] == 0 && uname(&system) == 0) snprintf(name, size, "%s processor", system.machine);
+}
+
+/* ---- shared libraries: bpdq_library is the loader's own handle ---- */
+
+bpdq_status bpdq_library_open(const char *name, bpdq_library **library, bpdq_error *error) {
+  *library = (bpdq_library *)dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  return *library ? BPDQ_OK : bpdq_fail(error, BPDQ_ERROR_IO, "cannot load '%s': %s", name, dlerror());
+}
+
+void *bpdq_library_symbol(bpdq_library *library, const char *name) { return dlsym(library, name); }
+
+void bpdq_library_close(bpdq_library *library) {
+  if (library) dlclose(library);
 }
 
 /* ---- console ---- */
