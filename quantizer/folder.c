@@ -434,7 +434,7 @@ static bpdq_status prepare(run *r, const char *source, const char *destination, 
       bpdq_writer_open(destination, o, config->layers, config->layers + 1 + (o->head_bits > 0), settings, &r->writer, complete, error);
   json_decref(settings);
   if (status != BPDQ_OK || *complete) return status;
-  BPDQ_TRY(bpdq_cpu_algebra_create(o->threads, &r->algebra, error));
+  BPDQ_TRY(bpdq_algebra_create(o->algebra, o->threads, &r->algebra, error));
   if (o->bits > 0) BPDQ_TRY(make_plan(r, error));
   if (r->method->calibrated) {
     bool dense_target = r->method->dense_stream && o->recipe.dense_target,

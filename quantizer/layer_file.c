@@ -117,7 +117,7 @@ bpdq_status bpdq_quantize_layer_file(const char *input, const char *output, cons
   bpdq_layer_result result = {0};
   bpdq_status status;
   BPDQ_TRY_GOTO(read_layer(input, &matrices, error), done);
-  BPDQ_TRY_GOTO(bpdq_cpu_algebra_create(options->threads, &algebra, error), done);
+  BPDQ_TRY_GOTO(bpdq_algebra_create(options->algebra, options->threads, &algebra, error), done);
   BPDQ_TRY_GOTO(quantize(algebra, input, &matrices, options, &result, report, error), done);
   status = write_layer(output, &result, error);
 done:

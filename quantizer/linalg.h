@@ -125,6 +125,15 @@ struct bpdq_algebra {
 /* OpenBLAS and LAPACK on all cores. threads 0: one per core. Results do not depend on the number of threads. */
 bpdq_status bpdq_cpu_algebra_create(int threads, bpdq_algebra **algebra, bpdq_error *error);
 
+/* cuBLAS, cuSOLVER and own kernels on CUDA device number `device`. BPDQ_ERROR_DEVICE ("no usable CUDA device") where there is none or
+ * the toolkit's libraries cannot be loaded. Only in builds with CUDA: use bpdq_algebra_create. */
+bpdq_status bpdq_cuda_algebra_create(int device, bpdq_algebra **algebra, bpdq_error *error);
+
+/* By name: "cpu" (also for NULL), "cuda" (device 0) or "cuda:N". `threads` is for the CPU. BPDQ_ERROR_UNSUPPORTED where CUDA was left
+ * out of the build. */
+bool bpdq_algebra_known(const char *name);
+bpdq_status bpdq_algebra_create(const char *name, int threads, bpdq_algebra **algebra, bpdq_error *error);
+
 void bpdq_layer_result_free(bpdq_layer_result *result); /* safe on a zeroed struct */
 
 #endif

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "linalg.h"
+
 static const char *const METHOD_NAMES[] = {"bpdq", "reference", "gptq", "rtn"};
 
 const char *bpdq_quantize_method_name(bpdq_quantize_method method) {
@@ -72,8 +74,8 @@ bpdq_status bpdq_check_quantize_options(const bpdq_quantize_options *options, bp
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "rounds and sweeps: 0 to 1000 are possible");
   if (recipe->restarts < 0 || recipe->restarts > 3 || (recipe->restarts && !recipe->several_starts))
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "restarts: 0 to 3 are possible, and none without several starts");
-  if (options->algebra && strcmp(options->algebra, "cpu"))
-    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "algebra: '%s' is unknown, possible is cpu", options->algebra);
+  if (!bpdq_algebra_known(options->algebra))
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "algebra: '%s' is unknown, possible are cpu, cuda and cuda:N", options->algebra);
   return BPDQ_OK;
 }
 

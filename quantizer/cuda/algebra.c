@@ -57,8 +57,7 @@ uint64_t bpdq_gpu_available(gpu_algebra *gpu) {
   return unused + (reserved > used ? reserved - used : 0);
 }
 
-bpdq_status bpdq_gpu_upload(gpu_algebra *gpu, void *to, const void *from, int64_t count, size_t size, const char *what,
-                            bpdq_error *error) {
+bpdq_status bpdq_gpu_upload(gpu_algebra *gpu, void *to, const void *from, int64_t count, size_t size, const char *what, bpdq_error *error) {
   return bpdq_gpu_check(cudaMemcpyAsync(to, from, (size_t)count * size, cudaMemcpyDefault, gpu->stream), what, error);
 }
 

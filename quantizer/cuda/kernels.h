@@ -80,6 +80,8 @@ cudaError_t bpdq_gpu_total(const double *sums, int64_t rows, double *total, cuda
 
 /* better[row] = objective[row] < best[row], and takes it over. */
 cudaError_t bpdq_gpu_mark_better(const double *objective, int64_t rows, double *best, uint8_t *better, cudaStream_t stream);
+/* marked[row] = whether values[row] is finite. */
+cudaError_t bpdq_gpu_mark_finite(const double *values, int64_t rows, uint8_t *marked, cudaStream_t stream);
 /* Copies the rows with marked[row] != 0 from one state into another of the same shape. */
 cudaError_t bpdq_gpu_copy_rows(const bpdq_gpu_state *from, const bpdq_gpu_state *to, const uint8_t *marked, cudaStream_t stream);
 

@@ -15,10 +15,11 @@ static bpdq_status open_library(const char *name, int version, bpdq_library **li
     if (length < 0 || (size_t)length >= sizeof path) continue;
     if (bpdq_library_open(path, library, NULL) == BPDQ_OK) return BPDQ_OK;
   }
-  return bpdq_fail(error, BPDQ_ERROR_DEVICE,
-                   "lib%s.so.%d cannot be loaded: install the CUDA toolkit's libraries and name their folder in LD_LIBRARY_PATH, or use the "
-                   "algebra cpu",
-                   name, version);
+  return bpdq_fail(
+      error, BPDQ_ERROR_DEVICE,
+      "lib%s.so.%d cannot be loaded: install the CUDA toolkit's libraries and name their folder in LD_LIBRARY_PATH, or use the "
+      "algebra cpu",
+      name, version);
 }
 
 typedef struct wanted {

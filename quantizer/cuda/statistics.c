@@ -64,11 +64,11 @@ static bpdq_status accumulate(gpu_algebra *gpu, const product *p, const char *na
   for (int64_t row = 0; row < p->rows; row += p->limit) {
     int64_t height = p->rows - row < p->limit ? p->rows - row : p->limit, first = p->upper ? row : 0, width = p->columns - first;
     /* cuBLAS counts by columns: the strip's transpose is right^T left. */
-    BPDQ_TRY(bpdq_gpu_check_blas(gpu->libraries.gemm_ex(gpu->blas, CUBLAS_OP_N, CUBLAS_OP_T, (int)width, (int)height, (int)p->tokens, &one,
-                                                        p->right + first, CUDA_R_32F, (int)p->columns, p->left + row, CUDA_R_32F,
-                                                        (int)p->rows, &zero, p->strip, CUDA_R_32F, (int)width,
-                                                        CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_GEMM_DEFAULT),
-                                 name, error));
+    BPDQ_TRY(bpdq_gpu_check_blas(
+        gpu->libraries.gemm_ex(gpu->blas, CUBLAS_OP_N, CUBLAS_OP_T, (int)width, (int)height, (int)p->tokens, &one, p->right + first,
+                               CUDA_R_32F, (int)p->columns, p->left + row, CUDA_R_32F, (int)p->rows, &zero, p->strip, CUDA_R_32F,
+                               (int)width, CUBLAS_COMPUTE_32F_FAST_TF32, CUBLAS_GEMM_DEFAULT),
+        name, error));
     BPDQ_TRY(bpdq_gpu_check(bpdq_gpu_accumulate(p->strip, height, first, width, p->sum + row * p->columns, gpu->stream), name, error));
   }
   return BPDQ_OK;
@@ -158,8 +158,8 @@ static bpdq_status finish_sum(gpu_algebra *gpu, bpdq_statistics *s, double **sum
   if (!*sum) return BPDQ_OK;
   double scale = s->tokens ? 2.0 / (double)s->tokens : 1.0;
   BPDQ_TRY(bpdq_gpu_allocate(gpu, rows * s->columns, sizeof **out, s->name, out, error));
-  BPDQ_TRY(bpdq_gpu_check(bpdq_gpu_finish(*sum, rows, s->columns, scale, symmetric, subtract, *out, gpu->flag, gpu->stream), s->name,
-                          error));
+  BPDQ_TRY(
+      bpdq_gpu_check(bpdq_gpu_finish(*sum, rows, s->columns, scale, symmetric, subtract, *out, gpu->flag, gpu->stream), s->name, error));
   bpdq_gpu_free(gpu, *sum);
   *sum = NULL;
   return BPDQ_OK;

@@ -55,8 +55,7 @@ cudaError_t bpdq_gpu_gather_double(const bpdq_gpu_gather_args *args, bool revers
 
 static __global__ void take_factor(const double *inverse_root, int64_t n, float *factor) {
   int64_t i = blockIdx.x;
-  for (int64_t j = threadIdx.x; j < n; j += THREADS)
-    factor[i * n + j] = j >= i ? (float)inverse_root[(n - 1 - i) * n + n - 1 - j] : 0.0f;
+  for (int64_t j = threadIdx.x; j < n; j += THREADS) factor[i * n + j] = j >= i ? (float)inverse_root[(n - 1 - i) * n + n - 1 - j] : 0.0f;
 }
 
 cudaError_t bpdq_gpu_take_factor(const double *inverse_root, int64_t n, float *factor, cudaStream_t stream) {

@@ -98,6 +98,16 @@ cudaError_t bpdq_gpu_mark_better(const double *objective, int64_t rows, double *
   return cudaGetLastError();
 }
 
+static __global__ void mark_finite(const double *values, int64_t rows, uint8_t *marked) {
+  int64_t row = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+  if (row < rows) marked[row] = isfinite(values[row]) != 0;
+}
+
+cudaError_t bpdq_gpu_mark_finite(const double *values, int64_t rows, uint8_t *marked, cudaStream_t stream) {
+  mark_finite<<<(unsigned)((rows + THREADS - 1) / THREADS), THREADS, 0, stream>>>(values, rows, marked);
+  return cudaGetLastError();
+}
+
 /* Thread blocks 0 .. padded - 1 copy codes, the others coefficients. */
 static __global__ void copy_rows(bpdq_gpu_state from, bpdq_gpu_state to, const uint8_t *marked) {
   int64_t i = blockIdx.x, term = i - from.padded;

@@ -245,7 +245,8 @@ static __global__ void sum_scores(bpdq_gpu_walk w) {
 static __device__ int choose(const bpdq_gpu_walk &w, int64_t row) {
   int best = 0;
   for (int i = 1; i < w.starts * w.iterations; i++) {
-    bool better = w.best_per_row ? w.scores[i * w.state.stride + row] < w.scores[best * w.state.stride + row] : w.totals[i] < w.totals[best];
+    bool better =
+        w.best_per_row ? w.scores[i * w.state.stride + row] < w.scores[best * w.state.stride + row] : w.totals[i] < w.totals[best];
     if (better) best = i;
   }
   return best;

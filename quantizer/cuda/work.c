@@ -1,0 +1,126 @@
+/* One linear on the device, and its way back to the host in natural order. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/checked.h"
+#include "core/half.h"
+#include "gpu_algebra.h"
+
+enum { MOST_SPLITS = 16 };
+
+void bpdq_gpu_work_destroy(bpdq_algebra *algebra, bpdq_work *work) {
+  gpu_algebra *gpu = (gpu_algebra *)algebra;
+  if (!work) return;
+  if (work->weight != work->target) bpdq_gpu_free(gpu, work->weight);
+  bpdq_gpu_free(gpu, work->target);
+  bpdq_gpu_free(gpu, work->error);
+  bpdq_gpu_free(gpu, work->residual);
+  bpdq_gpu_free(gpu, work->objective);
+  bpdq_gpu_free(gpu, work->best_objective);
+  bpdq_gpu_free(gpu, work->better);
+  bpdq_gpu_free(gpu, work->state.coefficients);
+  bpdq_gpu_free(gpu, work->state.codes);
+  bpdq_gpu_free(gpu, work->best.coefficients);
+  bpdq_gpu_free(gpu, work->best.codes);
+  free(work);
+}
+
+/* Enough parts that tiles of 128 x 128 outputs fill the device twice, each at least 256 columns deep. */
+static int choose_splits(const gpu_algebra *gpu, const bpdq_work *work) {
+  int64_t n = work->state.padded, tiles = (int64_t)bpdq_ceil_div((uint64_t)work->state.stride, 128);
+  int splits = 1;
+  while (splits < MOST_SPLITS && tiles * splits < 2 * gpu->multiprocessors && n % (2 * splits) == 0 && n / (2 * splits) >= 256) splits *= 2;
+  return splits;
+}
+
+static bpdq_status allocate(gpu_algebra *gpu, bpdq_work *work, bpdq_error *error) {
+  const bpdq_gpu_state *s = &work->state;
+  const char *name = work->name;
+  int64_t area = s->padded * s->stride, terms = work->inputs->groups * (s->planes + 1) * s->stride;
+  work->splits = choose_splits(gpu, work);
+  BPDQ_TRY(bpdq_gpu_allocate(gpu, area, sizeof(float), name, &work->target, error));
+  BPDQ_TRY(bpdq_gpu_clear(gpu, work->target, area, sizeof(float), name, error));
+  BPDQ_TRY(bpdq_gpu_allocate(gpu, area, 1, name, &work->state.codes, error));
+  BPDQ_TRY(bpdq_gpu_clear(gpu, work->state.codes, area, 1, name, error));
+  BPDQ_TRY(bpdq_gpu_allocate(gpu, terms, sizeof(float), name, &work->state.coefficients, error));
+  BPDQ_TRY(bpdq_gpu_clear(gpu, work->state.coefficients, terms, sizeof(float), name, error));
+  BPDQ_TRY(bpdq_gpu_allocate(gpu, area, sizeof(float), name, &work->error, error));
+  BPDQ_TRY(bpdq_gpu_allocate(gpu, work->splits * BPDQ_GPU_SWEEP_BLOCK * s->stride, sizeof(float), name, &work->residual, error));
+  return bpdq_gpu_allocate(gpu, s->stride, sizeof(double), name, &work->objective, error);
+}
+
+bpdq_status bpdq_gpu_work_create(bpdq_algebra *algebra, const bpdq_inputs *inputs, const bpdq_work_desc *desc, bpdq_work **work,
+                                 bpdq_error *error) {
+  gpu_algebra *gpu = (gpu_algebra *)algebra;
+  *work = NULL;
+  if (desc->use_residual && inputs->statistics->residual && inputs->statistics->residual_rows != desc->rows)
+    return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "%s: R has %lld rows, the weight %lld", desc->name,
+                     (long long)inputs->statistics->residual_rows, (long long)desc->rows);
+  BPDQ_TRY(bpdq_gpu_check(cudaSetDevice(gpu->device), desc->name, error));
+  bpdq_work *made = calloc(1, sizeof *made);
+  if (!made) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of host memory", desc->name);
+  made->inputs = inputs;
+  made->name = desc->name;
+  made->state = (bpdq_gpu_state){.padded = inputs->padded,
+                                 .rows = desc->rows,
+                                 .stride = (int64_t)bpdq_round_up((uint64_t)desc->rows, BPDQ_GPU_LANES),
+                                 .group = inputs->group,
+                                 .planes = desc->planes};
+  made->best = made->state;
+  bpdq_status status = allocate(gpu, made, error);
+  if (status == BPDQ_OK) status = bpdq_gpu_find_target(gpu, made, desc, error);
+  if (status != BPDQ_OK) {
+    bpdq_gpu_work_destroy(algebra, made);
+    return status;
+  }
+  *work = made;
+  return BPDQ_OK;
+}
+
+/* ---- result ---- */
+
+/* Rows of the walk order to the natural one; `coefficients` and `codes` are as on the device. */
+static void restore_order(const bpdq_work *work, const float *coefficients, const uint8_t *codes, bpdq_layer_result *result) {
+  const bpdq_inputs *inputs = work->inputs;
+  int64_t n = result->rows, per_group = result->planes + 1, stride = work->state.stride;
+  for (int64_t q = 0; q < inputs->groups; q++) {
+    int64_t group = inputs->order[q * inputs->group] / inputs->group;
+    for (int64_t p = 0; p < per_group; p++)
+      for (int64_t row = 0; row < n; row++)
+        result->coefficients[(group * per_group + p) * n + row] =
+            bpdq_bf16_to_float(bpdq_float_to_bf16(coefficients[(q * per_group + p) * stride + row]));
+  }
+  for (int64_t i = 0; i < inputs->padded; i++) {
+    uint8_t *to = result->codes + inputs->order[i] * n;
+    if (inputs->order[i] < inputs->columns)
+      memcpy(to, codes + i * stride, (size_t)n);
+    else
+      memset(to, 0, (size_t)n);
+  }
+}
+
+bpdq_status bpdq_gpu_result(bpdq_algebra *algebra, bpdq_work *work, bpdq_layer_result *result, bpdq_error *error) {
+  gpu_algebra *gpu = (gpu_algebra *)algebra;
+  const bpdq_inputs *inputs = work->inputs;
+  const bpdq_gpu_state *s = &work->state;
+  int64_t terms = inputs->groups * (s->planes + 1);
+  BPDQ_TRY(bpdq_gpu_check(cudaSetDevice(gpu->device), work->name, error));
+  *result = (bpdq_layer_result){s->rows, inputs->columns, inputs->groups, s->planes, inputs->group, NULL, NULL};
+  float *coefficients = bpdq_alloc_array((size_t)(terms * s->stride), sizeof *coefficients);
+  uint8_t *codes = bpdq_alloc_array((size_t)(inputs->padded * s->stride), sizeof *codes);
+  result->coefficients = bpdq_alloc_array((size_t)(terms * s->rows), sizeof *result->coefficients);
+  result->codes = bpdq_alloc_array((size_t)(inputs->padded * s->rows), sizeof *result->codes);
+  bpdq_status status = BPDQ_OK;
+  if (!coefficients || !codes || !result->coefficients || !result->codes) {
+    status = bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of host memory for the result", work->name);
+    goto done;
+  }
+  BPDQ_TRY_GOTO(bpdq_gpu_download(gpu, coefficients, s->coefficients, terms * s->stride, sizeof(float), work->name, error), done);
+  BPDQ_TRY_GOTO(bpdq_gpu_download(gpu, codes, s->codes, inputs->padded * s->stride, 1, work->name, error), done);
+  restore_order(work, coefficients, codes, result);
+done:
+  free(coefficients);
+  free(codes);
+  if (status != BPDQ_OK) bpdq_layer_result_free(result);
+  return status;
+}
