@@ -1,7 +1,6 @@
 /* The output head in 8 bits: half the bytes of what is otherwise the largest matrix of a token, made at load beside the exact rows (which
  * stay mapped from the checkpoint, and are what f32 activations use). Each 64 columns of a row share a bf16 scale that is fixed before the
  * values are rounded, so that its own rounding costs nothing. */
-#include <math.h>
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
@@ -24,17 +23,17 @@ static void quantize_row(void *context, int64_t row, int thread) {
   const head_job *job = context;
   const bpdq_weight *weight = job->weight;
   uint8_t *out = weight->head8 + row * cpu_head8_row_bytes(job->padded);
+  const cpu_kernels *kernels = job->backend->kernels;
   const uint8_t *stored;
   bpdq_dtype dtype = BPDQ_F32;
   cpu_dense_rows(weight, row, 1, &stored, &dtype);
   for (int64_t first = 0; first < job->padded; first += CPU_HEAD_BLOCK) {
-    float values[CPU_HEAD_BLOCK] = {0}, largest = 0;
+    float values[CPU_HEAD_BLOCK] = {0};
     int64_t count = weight->columns - first < CPU_HEAD_BLOCK ? weight->columns - first : CPU_HEAD_BLOCK;
-    if (count > 0) job->backend->kernels->dense_values(stored, dtype, first, count, values);
-    for (int j = 0; j < CPU_HEAD_BLOCK; j++) largest = fmaxf(largest, fabsf(values[j]));
-    uint16_t scale = round_up_bf16(largest / 127.0f);
+    if (count > 0) kernels->dense_values(stored, dtype, first, count, values);
+    uint16_t scale = round_up_bf16(kernels->largest_magnitude(values, CPU_HEAD_BLOCK) / 127.0f);
     float inverse = bpdq_bf16_to_float(scale) > 0 ? 1.0f / bpdq_bf16_to_float(scale) : 0;
-    for (int j = 0; j < CPU_HEAD_BLOCK; j++) out[first + j] = (uint8_t)(int8_t)rintf(fmaxf(-127, fminf(127, values[j] * inverse)));
+    kernels->round_int8(values, inverse, CPU_HEAD_BLOCK, (int8_t *)out + first);
     memcpy(out + job->padded + first / CPU_HEAD_BLOCK * 2, &scale, sizeof scale);
   }
 }

@@ -94,6 +94,8 @@ typedef struct cpu_kernels {
   void (*attend)(cpu_queries *queries, const uint8_t *k, const uint8_t *v, bpdq_kv_type type, int64_t block_row);
   void (*store_f16)(const float *x, int64_t count, uint16_t *out);
 
+  float (*largest_magnitude)(const float *x, int64_t count);                    /* 0 for an empty one; NaN is passed over */
+  void (*round_int8)(const float *x, float factor, int64_t count, int8_t *out); /* x * factor to the nearest of -127..127 */
   float (*largest)(const float *x, int64_t count);                  /* of the values that are not NaN; -inf where there is none */
   double (*sum_exp)(const float *x, int64_t count, float subtract); /* sum of exp(x - subtract), NaN skipped */
 } cpu_kernels;

@@ -1,5 +1,4 @@
 /* Rotation of queries and keys, and the writes to the KV cache. */
-#include <math.h>
 #include <string.h>
 
 #include "backend/cpu/cpu.h"
@@ -29,11 +28,10 @@ static void rotate(const rope_job *job, const bpdq_weight *norm, const float *ta
   }
 }
 
-static float quantize_int8(const float *x, int64_t count, int8_t *out, int64_t stride) {
-  float largest = 0;
-  for (int64_t i = 0; i < count; i++) largest = fmaxf(largest, fabsf(x[i]));
-  float inverse = largest > 0 ? 127.0f / largest : 0;
-  for (int64_t i = 0; i < count; i++) out[i * stride] = (int8_t)lrintf(fmaxf(-127, fminf(127, x[i] * inverse)));
+/* Returns the scale. */
+static float quantize(const cpu_kernels *kernels, const float *x, int64_t count, int8_t *out) {
+  float largest = kernels->largest_magnitude(x, count);
+  kernels->round_int8(x, largest > 0 ? 127.0f / largest : 0, count, out);
   return largest / 127.0f;
 }
 
@@ -46,7 +44,9 @@ static void store_key(const cpu_kernels *kernels, const float *key, int64_t head
     for (int64_t d = 0; d < head_dim; d++) out[d * CPU_BLOCK + lane] = halves[d];
   } else {
     float *scales = (float *)(void *)(block + CPU_BLOCK * cpu_padded_dim(head_dim));
-    scales[lane] = quantize_int8(key, head_dim, (int8_t *)block + lane, CPU_BLOCK);
+    int8_t *bytes = (int8_t *)(void *)halves, *out = (int8_t *)block;
+    scales[lane] = quantize(kernels, key, head_dim, bytes);
+    for (int64_t d = 0; d < head_dim; d++) out[d * CPU_BLOCK + lane] = bytes[d];
   }
 }
 
@@ -56,7 +56,7 @@ static void store_value(const cpu_kernels *kernels, const float *value, int64_t 
     kernels->store_f16(value, head_dim, (uint16_t *)(void *)block + (uint64_t)lane * padded);
   } else {
     float *scales = (float *)(void *)(block + CPU_BLOCK * padded);
-    scales[lane] = quantize_int8(value, head_dim, (int8_t *)block + (uint64_t)lane * padded, 1);
+    scales[lane] = quantize(kernels, value, head_dim, (int8_t *)block + (uint64_t)lane * padded);
   }
 }
 

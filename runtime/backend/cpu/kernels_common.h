@@ -221,6 +221,34 @@ static float largest(const float *x, int64_t count) {
   return result;
 }
 
+static float largest_magnitude(const float *x, int64_t count) {
+  vf best = {0};
+  float result = 0;
+  int64_t whole = count - count % KERNEL_LANES;
+  for (int64_t j = 0; j < whole; j += KERNEL_LANES) {
+    vf magnitude = (vf)((vi)load_f32(x + j) & 0x7fffffff);
+    best = choose(magnitude > best, magnitude, best);
+  }
+  for (int i = 0; i < KERNEL_LANES; i++) result = best[i] > result ? best[i] : result;
+  for (int64_t j = whole; j < count; j++) result = fabsf(x[j]) > result ? fabsf(x[j]) : result;
+  return result;
+}
+
+static void round_int8(const float *x, float factor, int64_t count, int8_t *out) {
+  for (int64_t j = 0; j < count; j += KERNEL_LANES) {
+    float values[KERNEL_LANES] = {0};
+    int32_t rounded[KERNEL_LANES];
+    int64_t some = count - j < KERNEL_LANES ? count - j : KERNEL_LANES;
+    memcpy(values, x + j, (size_t)some * sizeof *values);
+    vf value = load_f32(values) * factor;
+    value = choose(value > broadcast(-127), value, broadcast(-127)); /* NaN too */
+    value = choose(value < broadcast(127), value, broadcast(127));
+    vi integers = (vi)(value + broadcast(12582912.0f)) - 0x4b400000; /* adding 1.5 * 2^23 leaves the nearest integer in the low bits */
+    memcpy(rounded, &integers, sizeof rounded);
+    for (int64_t i = 0; i < some; i++) out[j + i] = (int8_t)rounded[i];
+  }
+}
+
 static double sum_exp(const float *x, int64_t count, float subtract) {
   double total = 0;
   for (int64_t j = 0; j < count;) {
@@ -360,4 +388,5 @@ static void attend(cpu_queries *queries, const uint8_t *k, const uint8_t *v, bpd
 #define COMMON_KERNELS                                                                                                            \
   .token_block = KERNEL_TOKEN_BLOCK, .planes_panel = planes_panel, .dense_product = dense_product, .dense_values = dense_values,  \
   .head8_product = head8_product, .multiply = multiply, .sum_squares = sum_squares, .scale_by = scale_by, .silu_gate = silu_gate, \
-  .attend = attend, .store_f16 = store_f16, .largest = largest, .sum_exp = sum_exp
+  .attend = attend, .store_f16 = store_f16, .largest = largest, .largest_magnitude = largest_magnitude, .round_int8 = round_int8, \
+  .sum_exp = sum_exp
