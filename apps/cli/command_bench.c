@@ -139,11 +139,13 @@ static int report(const bench *b, const char *name, bool q8, const timing *prefi
   if (prefill->median > 0) {
     snprintf(text, sizeof text, "prefill %lld", (long long)f->prompt);
     json_array_append_new(rows, timing_row(text, prefill, 0, bandwidth, 1));
-    json_object_set_new(facts, "prefill_tokens_per_second", json_real(prefill->median));
+    if (f->format == REPORT_JSON) json_object_set_new(facts, "prefill_tokens_per_second", json_real(prefill->median));
   }
   if (decode->median > 0) {
     snprintf(text, sizeof text, "decode %lld", (long long)f->tokens);
     json_array_append_new(rows, timing_row(text, decode, bytes, bandwidth, f->batch));
+  }
+  if (decode->median > 0 && f->format == REPORT_JSON) { /* the figures by name too; a table has them already */
     json_object_set_new(facts, "decode_tokens_per_second", json_real(decode->median));
     json_object_set_new(facts, "bytes_per_token", json_real(bytes / (double)f->batch));
     json_object_set_new(facts, "bandwidth_share", json_real(decode->median / (double)f->batch * bytes / bandwidth));

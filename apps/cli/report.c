@@ -1,6 +1,7 @@
 #include "report.h"
 
 #include <stdio.h>
+#include <string.h>
 
 const char *const report_format_words[] = {"md", "json", "csv", NULL};
 
@@ -15,17 +16,24 @@ static void print_cell(const json_t *value, int decimals, double scale) {
     printf("-");
 }
 
+/* A fact above the table; sizes and rates in units that people read. */
+static void print_fact(const char *key, const json_t *value) {
+  char size[32];
+  printf("%s: ", key);
+  if (strstr(key, "bytes_per_second"))
+    printf("%.1f GB/s\n", json_number_value(value) * 1e-9);
+  else if (strstr(key, "bytes"))
+    printf("%s\n", options_size_text((uint64_t)json_number_value(value), size, sizeof size));
+  else if (json_is_string(value))
+    printf("%s\n", json_string_value(value));
+  else
+    printf("%.6g\n", json_number_value(value));
+}
+
 static void print_markdown(const report_column *columns, size_t count, const json_t *rows, const json_t *facts) {
-  const char *key;
-  const json_t *value;
-  void *position;
-  for (position = json_object_iter((json_t *)facts); position; position = json_object_iter_next((json_t *)facts, position)) {
-    key = json_object_iter_key(position);
-    value = json_object_iter_value(position);
-    printf("%s: ", key);
-    print_cell(value, 1, 0);
-    printf("\n");
-  }
+  void *position = json_object_iter((json_t *)facts);
+  for (; position; position = json_object_iter_next((json_t *)facts, position))
+    print_fact(json_object_iter_key(position), json_object_iter_value(position));
   printf("\n|");
   for (size_t i = 0; i < count; i++) printf(" %s |", columns[i].heading);
   printf("\n|");

@@ -26,10 +26,15 @@ static inline float exponential(float x) {
 }
 
 static float largest(const float *values, int64_t count) {
-  float most = values[0];
-#pragma omp simd reduction(max : most)
-  for (int64_t i = 0; i < count; i++) most = values[i] > most ? values[i] : most;
-  return most;
+  enum { LANES = 16 };
+  float most[LANES];
+  int64_t i = 0;
+  for (int lane = 0; lane < LANES; lane++) most[lane] = values[0];
+  for (; i + LANES <= count; i += LANES)
+    for (int lane = 0; lane < LANES; lane++) most[lane] = values[i + lane] > most[lane] ? values[i + lane] : most[lane];
+  for (; i < count; i++) most[0] = values[i] > most[0] ? values[i] : most[0];
+  for (int lane = 1; lane < LANES; lane++) most[0] = most[lane] > most[0] ? most[lane] : most[0];
+  return most[0];
 }
 
 double score_log_sum_exp(const float *logits, int64_t count) {
