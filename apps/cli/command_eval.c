@@ -80,16 +80,18 @@ static bpdq_status score_window(evaluation *e, const int32_t *ids, size_t length
   return status;
 }
 
+/* Full windows; a text shorter than one is a window of its own. The rest behind the last full window is left out, so that every scored
+ * position has the context that its index says. */
 static bpdq_status score_text(evaluation *e, const int32_t *ids, size_t count, int64_t every, bpdq_error *error) {
   size_t window = (size_t)e->window, index = 0;
-  for (size_t first = 0; first + 1 < count; first += window, index++) {
+  if (count < window) window = count;
+  for (size_t first = 0; first + window <= count; first += window, index++) {
     if (index % (size_t)every) continue;
     char note[64];
-    size_t length = count - first < window ? count - first : window;
-    bpdq_status status = score_window(e, ids + first, length, error);
+    bpdq_status status = score_window(e, ids + first, window, error);
     if (status != BPDQ_OK) return status;
     snprintf(note, sizeof note, "perplexity %.3f", exp(e->nll / (double)e->tokens));
-    progress_show(&e->bar, (double)(first + length) / (double)count, note);
+    progress_show(&e->bar, (double)(first + window) / (double)count, note);
   }
   return BPDQ_OK;
 }
@@ -196,7 +198,8 @@ const command command_eval = {
     .tables = {&table, &model_flag_table},
     .details =
         "The file is tokenized as a whole and cut into windows of --ctx tokens (default 1024) that do not overlap; positions 1 to\n"
-        "ctx-1 of each are scored, and a last short window too. JSON keys: ppl, tokens (scored), ctx, and with --against kl and top1.",
+        "ctx-1 of each are scored; a text shorter than a window is scored as it is. JSON keys: ppl, tokens (scored), ctx, and with "
+        "--against kl and top1.",
     .examples =
         "bpdq eval Qwen2.5-7B-k2 --text wikitext2-test.txt\n"
         "bpdq eval Qwen2.5-7B-k2 --text wikitext2-test.txt --against Qwen2.5-7B --every 8 --json",

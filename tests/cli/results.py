@@ -61,13 +61,13 @@ def checkpoint(checks, path, folder):
 
 
 def evaluation(checks, path, folder):
-    """eval over three windows against the logits command, one of them short, and of the model against itself."""
+    """eval over two windows and a rest that is not scored, against the logits command; and of the model against itself."""
     text = "The wind was blowing over the hills, and nobody had seen the ship since Monday. "
     ids = json.loads(bpdq("tokenize", path, "-p", text, "--json").stdout)["ids"]
     (folder / "text").write_text(text)
     window = (len(ids) - 5) // 2
     nll, scored = 0.0, 0
-    for first in range(0, len(ids) - 1, window):
+    for first in range(0, 2 * window, window):
         part = ids[first : first + window]
         bpdq("logits", path, "--ids", ",".join(map(str, part)), "-o", folder / "window")
         (_, vocab), values = read_safetensors(folder / "window")["logits"]
@@ -80,6 +80,10 @@ def evaluation(checks, path, folder):
     checks.that(abs(scores.get("kl", 1)) < 1e-6 and scores.get("top1") == 1, f"{path.name}: a model differs from itself: {scores}")
     alone = checks.json(bpdq("eval", path, "--text", folder / "text", "--ctx", window, "--json"), "ppl", "tokens")
     checks.that("kl" not in alone and alone.get("ppl") == scores.get("ppl"), f"{path.name}: {alone} without --against")
+    every = checks.json(bpdq("eval", path, "--text", folder / "text", "--ctx", window, "--every", "2", "--json"), "tokens")
+    checks.that(every.get("tokens") == window - 1, f"--every 2 scores {every.get('tokens')} tokens")
+    short = checks.json(bpdq("eval", path, "--text", folder / "text", "--ctx", len(ids) + 7, "--json"), "tokens")
+    checks.that(short.get("tokens") == len(ids) - 1, f"a text shorter than the window: {short.get('tokens')} tokens")
     printed = bpdq("eval", path, "--text", folder / "text", "--ctx", window).stdout.decode()
     checks.that(re.search(r"perplexity +[0-9.]+\ntokens +\d+\n", printed), f"eval prints {printed!r}")
 
