@@ -90,24 +90,17 @@ static bpdq_status measure_bandwidth(bpdq_backend *backend, double *bytes_per_se
 
 /* ---- registration ---- */
 
-static void describe_features(bpdq_vulkan *vulkan) {
-  const vulkan_features *features = &vulkan->context.features;
-  snprintf(vulkan->backend.info.features, sizeof vulkan->backend.info.features, "%s%s%s", features->subgroup ? "subgroup " : "",
-           features->integer_dot ? "integer-dot " : "", features->cooperative_matrix ? "cooperative-matrix " : "");
-  size_t length = strlen(vulkan->backend.info.features);
-  if (length) vulkan->backend.info.features[length - 1] = 0;
-}
-
 static bpdq_status start(bpdq_vulkan *vulkan, const bpdq_backend_options *options, bpdq_error *error) {
   BPDQ_TRY(bpdq_vulkan_context_create(&vulkan->context, options, &vulkan->backend.info, error));
   BPDQ_TRY(bpdq_vulkan_memory_create(&vulkan->memory, &vulkan->context, options->memory_cap, error));
   BPDQ_TRY(bpdq_vulkan_pipelines_create(&vulkan->pipelines, &vulkan->context, options->cache_folder, error));
   bpdq_vulkan_uploader_create(&vulkan->uploader, &vulkan->context, &vulkan->memory, &vulkan->pipelines);
   BPDQ_TRY(bpdq_vulkan_probe(vulkan, error));
-  describe_features(vulkan);
+  bpdq_device_info *info = &vulkan->backend.info;
+  bpdq_vulkan_describe_features(&vulkan->context.features, info->features, sizeof info->features);
   vulkan->backend.prefill_tokens = vulkan->context.is_cpu ? 128 : 512;
   vulkan->backend.batch_tokens = 8;
-  vulkan->backend.default_activations = BPDQ_ACTIVATIONS_16;
+  vulkan->backend.default_activations = BPDQ_ACTIVATIONS_8;
   return bpdq_vulkan_validation_status(&vulkan->context, BPDQ_OK, error);
 }
 

@@ -146,21 +146,19 @@ typedef struct feature_chain {
   VkPhysicalDeviceShaderFloat16Int8Features float16;
   VkPhysicalDeviceVulkanMemoryModelFeatures memory_model;
   VkPhysicalDeviceShaderIntegerDotProductFeatures integer_dot;
-  VkPhysicalDeviceMaintenance4Features maintenance4;
 #ifdef VK_KHR_cooperative_matrix
   VkPhysicalDeviceCooperativeMatrixFeaturesKHR cooperative_matrix;
 #endif
 } feature_chain;
 
 /* The chain with every structure that `has_*` allows the driver to understand. */
-static void link_chain(feature_chain *chain, bool has_dot, bool has_maintenance4, bool has_matrix) {
+static void link_chain(feature_chain *chain, bool has_dot, bool has_matrix) {
   memset(chain, 0, sizeof *chain);
   chain->features.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2;
   chain->storage16.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES;
   chain->float16.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES;
   chain->memory_model.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES;
   chain->integer_dot.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES;
-  chain->maintenance4.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_4_FEATURES;
   chain->features.pNext = &chain->storage16;
   chain->storage16.pNext = &chain->float16;
   chain->float16.pNext = &chain->memory_model;
@@ -168,10 +166,6 @@ static void link_chain(feature_chain *chain, bool has_dot, bool has_maintenance4
   if (has_dot) {
     *tail = &chain->integer_dot;
     tail = &chain->integer_dot.pNext;
-  }
-  if (has_maintenance4) {
-    *tail = &chain->maintenance4;
-    tail = &chain->maintenance4.pNext;
   }
 #ifdef VK_KHR_cooperative_matrix
   chain->cooperative_matrix.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
@@ -212,7 +206,6 @@ static bool has_device_extension(const vulkan_context *context, const char *name
 /* Which optional paths `chain` (supported or enabled features) allows. */
 static void features_from_chain(vulkan_context *context, const feature_chain *chain) {
   context->features.integer_dot = chain->integer_dot.shaderIntegerDotProduct;
-  context->features.maintenance4 = chain->maintenance4.maintenance4;
 #ifdef VK_KHR_cooperative_matrix
   context->features.cooperative_matrix = chain->cooperative_matrix.cooperativeMatrix && chain->float16.shaderFloat16 &&
                                          chain->storage16.storageBuffer16BitAccess && chain->memory_model.vulkanMemoryModel &&
@@ -221,21 +214,37 @@ static void features_from_chain(vulkan_context *context, const feature_chain *ch
 #endif
 }
 
+/* Vulkan 1.3 has integer dot products; before that an extension brings them. */
+static bool needs_dot_extension(const vulkan_context *context) { return context->properties.apiVersion < VK_API_VERSION_1_3; }
+
+static void query_features(vulkan_context *context, feature_chain *supported) {
+  bool dot = !needs_dot_extension(context) || has_device_extension(context, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
+  link_chain(supported, dot, has_device_extension(context, "VK_KHR_cooperative_matrix"));
+  context->instance_functions.GetPhysicalDeviceFeatures2(context->physical_device, &supported->features);
+  features_from_chain(context, supported);
+  context->features.memory_budget = has_device_extension(context, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+}
+
+void bpdq_vulkan_query(vulkan_context *context) {
+  feature_chain supported;
+  read_limits(context);
+  query_features(context, &supported);
+}
+
+void bpdq_vulkan_describe_features(const vulkan_features *features, char *text, size_t size) {
+  snprintf(text, size, "%s%s%s", features->subgroup ? "subgroup " : "", features->integer_dot ? "integer-dot " : "",
+           features->cooperative_matrix ? "cooperative-matrix " : "");
+  size_t length = strlen(text);
+  if (length) text[length - 1] = 0;
+}
+
 static bpdq_status create_device(vulkan_context *context, bpdq_error *error) {
   const char *extensions[4];
   uint32_t extension_count = 0;
-  bool core13 = context->properties.apiVersion >= VK_API_VERSION_1_3;
-  bool dot_extension = !core13 && has_device_extension(context, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
-  bool matrix = has_device_extension(context, "VK_KHR_cooperative_matrix");
   feature_chain supported, enabled;
-  link_chain(&supported, core13 || dot_extension, core13, matrix);
-  context->instance_functions.GetPhysicalDeviceFeatures2(context->physical_device, &supported.features);
-  features_from_chain(context, &supported);
-  context->features.memory_budget = has_device_extension(context, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
-
-  link_chain(&enabled, context->features.integer_dot, core13, context->features.cooperative_matrix);
+  query_features(context, &supported);
+  link_chain(&enabled, context->features.integer_dot, context->features.cooperative_matrix);
   enabled.integer_dot.shaderIntegerDotProduct = context->features.integer_dot;
-  enabled.maintenance4.maintenance4 = context->features.maintenance4;
 #ifdef VK_KHR_cooperative_matrix
   if (context->features.cooperative_matrix) {
     enabled.cooperative_matrix.cooperativeMatrix = VK_TRUE;
@@ -246,7 +255,8 @@ static bpdq_status create_device(vulkan_context *context, bpdq_error *error) {
     extensions[extension_count++] = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
   }
 #endif
-  if (context->features.integer_dot && dot_extension) extensions[extension_count++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
+  if (context->features.integer_dot && needs_dot_extension(context))
+    extensions[extension_count++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
   if (context->features.memory_budget) extensions[extension_count++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
   /* The specification demands it to be enabled wherever it is offered (MoltenVK). */
   if (has_device_extension(context, "VK_KHR_portability_subset")) extensions[extension_count++] = "VK_KHR_portability_subset";
@@ -291,7 +301,6 @@ static void read_enabled_features(const void *chain, feature_chain *enabled) {
         break;
       case VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES:
         enabled->integer_dot.shaderIntegerDotProduct = ((const VkPhysicalDeviceVulkan13Features *)item)->shaderIntegerDotProduct;
-        enabled->maintenance4.maintenance4 = ((const VkPhysicalDeviceVulkan13Features *)item)->maintenance4;
         break;
       case VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES:
         enabled->storage16.storageBuffer16BitAccess = ((const VkPhysicalDevice16BitStorageFeatures *)item)->storageBuffer16BitAccess;
@@ -340,7 +349,7 @@ static bpdq_status import_device(vulkan_context *context, const bpdq_vulkan_impo
   if (info->unusable[0]) return bpdq_fail(error, BPDQ_ERROR_DEVICE, "bpdq_vulkan_import: %s: %s", info->name, info->unusable);
   read_limits(context);
   feature_chain enabled;
-  link_chain(&enabled, false, false, false);
+  link_chain(&enabled, false, false);
   read_enabled_features(import->enabled_features, &enabled);
   features_from_chain(context, &enabled);
   context->features.memory_budget = was_enabled(import, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);

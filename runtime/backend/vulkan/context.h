@@ -14,7 +14,6 @@ typedef struct vulkan_features {
   bool subgroup;           /* subgroup arithmetic and shuffles in compute shaders */
   bool cooperative_matrix; /* VK_KHR_cooperative_matrix: 16x16x16, f16 in and f32 out, subgroup scope */
   bool memory_budget;      /* VK_EXT_memory_budget */
-  bool maintenance4;       /* needed by some shader compilers for local sizes from specialization constants */
 } vulkan_features;
 
 typedef struct vulkan_limits {
@@ -49,6 +48,11 @@ typedef struct vulkan_context {
   bpdq_mutex *validation_mutex; /* guards validation_message */
   char validation_message[768]; /* the first error since the last check */
 } vulkan_context;
+
+/* Limits, and the optional paths that `context->physical_device` offers (needs instance_functions, and no device). */
+void bpdq_vulkan_query(vulkan_context *context);
+/* The names of optional paths, separated by blanks. */
+void bpdq_vulkan_describe_features(const vulkan_features *features, char *text, size_t size);
 
 /* Creates an instance and the device options->device (or the best), or takes over options->vulkan. The context must not move afterwards. */
 bpdq_status bpdq_vulkan_context_create(vulkan_context *context, const bpdq_backend_options *options, bpdq_device_info *info,
