@@ -94,6 +94,7 @@ static int print_text(const char *folder, const bpdq_inspection *m, int64_t cont
 }
 
 static int print_json(const bpdq_inspection *m, int64_t context, bool q8) {
+  uint64_t cache_bytes = (q8 ? m->cache_bytes_q8 : m->cache_bytes_f16) * (uint64_t)context;
   json_t *linears = json_array();
   for (size_t i = 0; i < m->linear_count; i++) {
     const bpdq_linear_info *l = &m->linears[i];
@@ -110,8 +111,7 @@ static int print_json(const bpdq_inspection *m, int64_t context, bool q8) {
       json_pack("{sI sI sf sI sI sI sI sI so}", "parameters", (json_int_t)m->parameters, "quantized_weights",
                 (json_int_t)m->quantized_weights, "bits_per_weight", m->bits_per_weight, "weight_bytes", (json_int_t)m->weight_bytes,
                 "device_weight_bytes", (json_int_t)m->device_weight_bytes, "ctx", (json_int_t)context, "kv_cache_bytes",
-                (json_int_t)((q8 ? m->cache_bytes_q8 : m->cache_bytes_f16) * (uint64_t)context), "memory_needed",
-                (json_int_t)memory_needed(m, context, q8), "linears", linears);
+                (json_int_t)cache_bytes, "memory_needed", (json_int_t)memory_needed(m, context, q8), "linears", linears);
   if (object && sizes) json_object_update(object, sizes);
   json_decref(sizes);
   return cli_print_json(object);

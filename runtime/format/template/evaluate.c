@@ -52,7 +52,7 @@ bpdq_status bpdq_call_bind(bpdq_budget *budget, const bpdq_call *call, bpdq_text
 }
 
 static bpdq_status evaluate_call(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
-  bpdq_value callee;
+  bpdq_value callee = bpdq_value_none();
   bpdq_call call;
   BPDQ_TRY(evaluate(r, e->items[0], &callee));
   BPDQ_TRY(evaluate_arguments(r, &e->arguments, &call));
@@ -72,7 +72,7 @@ static bpdq_status evaluate_call(bpdq_renderer *r, const bpdq_expression *e, bpd
 }
 
 static bpdq_status evaluate_filter(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
-  bpdq_value input;
+  bpdq_value input = bpdq_value_none();
   bpdq_call call;
   if (e->items[0])
     BPDQ_TRY(evaluate(r, e->items[0], &input));
@@ -84,7 +84,7 @@ static bpdq_status evaluate_filter(bpdq_renderer *r, const bpdq_expression *e, b
 }
 
 static bpdq_status evaluate_test(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
-  bpdq_value input;
+  bpdq_value input = bpdq_value_none();
   bpdq_call call;
   bool holds = false;
   BPDQ_TRY(evaluate(r, e->items[0], &input));
@@ -100,7 +100,7 @@ static bpdq_status evaluate_test(bpdq_renderer *r, const bpdq_expression *e, bpd
 static bpdq_status evaluate_items(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
   BPDQ_TRY(bpdq_value_new_list(&r->budget, e->kind == BPDQ_EXPR_LIST ? BPDQ_VALUE_LIST : BPDQ_VALUE_TUPLE, e->count, result));
   for (size_t i = 0; i < e->count; i++) {
-    bpdq_value item;
+    bpdq_value item = bpdq_value_none();
     BPDQ_TRY(evaluate(r, e->items[i], &item));
     BPDQ_TRY(bpdq_value_append(&r->budget, result->list, item));
   }
@@ -110,7 +110,7 @@ static bpdq_status evaluate_items(bpdq_renderer *r, const bpdq_expression *e, bp
 static bpdq_status evaluate_dict(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
   BPDQ_TRY(bpdq_value_new_dict(&r->budget, result));
   for (size_t i = 0; i < e->count; i += 2) {
-    bpdq_value key, value;
+    bpdq_value key = bpdq_value_none(), value = bpdq_value_none();
     BPDQ_TRY(evaluate(r, e->items[i], &key));
     BPDQ_TRY(evaluate(r, e->items[i + 1], &value));
     BPDQ_TRY(bpdq_value_put(&r->budget, result->dict, key, value));
@@ -166,7 +166,7 @@ static bpdq_status slice_string(bpdq_renderer *r, bpdq_text text, int64_t start,
 }
 
 static bpdq_status evaluate_slice(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
-  bpdq_value source;
+  bpdq_value source = bpdq_value_none();
   bool has_start, has_stop, has_step;
   int64_t start = 0, stop = 0, step = 1, length;
   BPDQ_TRY(evaluate(r, e->items[0], &source));
@@ -227,7 +227,8 @@ static bpdq_status integer_arithmetic(bpdq_renderer *r, bpdq_operator op, int64_
       return BPDQ_OK;
     case BPDQ_OP_POWER:
       return integer_power(r, a, b, result);
-    default:
+    case BPDQ_OP_FLOOR_DIVIDE:
+    case BPDQ_OP_MODULO:
       if (b == -1) { /* INT64_MIN / -1 traps */
         overflow = op == BPDQ_OP_FLOOR_DIVIDE && __builtin_sub_overflow(0, a, &value);
       } else {
@@ -235,6 +236,9 @@ static bpdq_status integer_arithmetic(bpdq_renderer *r, bpdq_operator op, int64_
         bool floor = remainder != 0 && (remainder < 0) != (b < 0); /* C truncates, Python floors */
         value = op == BPDQ_OP_FLOOR_DIVIDE ? quotient - floor : remainder + (floor ? b : 0);
       }
+      break;
+    default:
+      break;
   }
   *result = bpdq_value_integer(value);
   return overflow ? too_large(r) : BPDQ_OK;
@@ -295,7 +299,7 @@ static bpdq_status repeat_text(bpdq_renderer *r, bpdq_text text, int64_t times, 
 }
 
 static bpdq_status evaluate_arithmetic(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
-  bpdq_value a, b;
+  bpdq_value a = bpdq_value_none(), b = bpdq_value_none();
   BPDQ_TRY(evaluate(r, e->items[0], &a));
   BPDQ_TRY(evaluate(r, e->items[1], &b));
   r->budget.line = e->line;
@@ -315,7 +319,7 @@ static bpdq_status evaluate_arithmetic(bpdq_renderer *r, const bpdq_expression *
 }
 
 static bpdq_status evaluate_sign(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
-  bpdq_value operand;
+  bpdq_value operand = bpdq_value_none();
   BPDQ_TRY(evaluate(r, e->items[0], &operand));
   if (operand.kind == BPDQ_VALUE_UNDEFINED) return undefined_error(r, operand);
   if (!bpdq_value_is_number(operand)) return bpdq_value_error(&r->budget, "a %s has no sign", bpdq_value_kind_name(operand));
@@ -331,7 +335,7 @@ static bpdq_status evaluate_sign(bpdq_renderer *r, const bpdq_expression *e, bpd
 static bpdq_status evaluate_concat(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
   bpdq_buffer buffer = {0};
   for (size_t i = 0; i < e->count; i++) {
-    bpdq_value value;
+    bpdq_value value = bpdq_value_none();
     bpdq_text text;
     BPDQ_TRY(evaluate(r, e->items[i], &value));
     BPDQ_TRY(bpdq_value_to_text(&r->budget, value, &text));
@@ -363,7 +367,7 @@ static bpdq_status compare_pair(bpdq_renderer *r, bpdq_operator op, bpdq_value a
 }
 
 static bpdq_status evaluate_compare(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
-  bpdq_value left, right;
+  bpdq_value left = bpdq_value_none(), right = bpdq_value_none();
   bool holds = true;
   BPDQ_TRY(evaluate(r, e->items[0], &left));
   for (size_t i = 1; i < e->count && holds; i++) {
@@ -384,7 +388,7 @@ static bpdq_status evaluate_logic(bpdq_renderer *r, const bpdq_expression *e, bp
 }
 
 static bpdq_status evaluate_conditional(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
-  bpdq_value condition;
+  bpdq_value condition = bpdq_value_none();
   BPDQ_TRY(evaluate(r, e->items[1], &condition));
   if (bpdq_value_truth(condition)) return evaluate(r, e->items[0], result);
   if (e->items[2]) return evaluate(r, e->items[2], result);
@@ -393,7 +397,7 @@ static bpdq_status evaluate_conditional(bpdq_renderer *r, const bpdq_expression 
 }
 
 static bpdq_status evaluate_access(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
-  bpdq_value object, key;
+  bpdq_value object = bpdq_value_none(), key = bpdq_value_none();
   BPDQ_TRY(evaluate(r, e->items[0], &object));
   r->budget.line = e->line;
   if (e->kind == BPDQ_EXPR_ATTRIBUTE) {
@@ -463,6 +467,7 @@ static bpdq_status dispatch(bpdq_renderer *r, const bpdq_expression *e, bpdq_val
 }
 
 bpdq_status bpdq_template_evaluate(bpdq_renderer *r, const bpdq_expression *e, bpdq_value *result) {
+  *result = bpdq_value_none();
   BPDQ_TRY(bpdq_budget_charge(&r->budget, 0));
   if (r->evaluation_depth >= MAX_EVALUATION_DEPTH) return bpdq_value_error(&r->budget, "macros call each other too deeply");
   r->evaluation_depth++;

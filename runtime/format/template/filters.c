@@ -246,7 +246,7 @@ static bpdq_status filter_map(bpdq_renderer *r, bpdq_text name, bpdq_value input
   BPDQ_TRY(bpdq_value_iterate(&r->budget, input, &items));
   BPDQ_TRY(bpdq_value_new_list(&r->budget, BPDQ_VALUE_LIST, items->count, result));
   for (size_t i = 0; i < items->count; i++) {
-    bpdq_value item;
+    bpdq_value item = bpdq_value_none();
     BPDQ_TRY(bpdq_budget_charge(&r->budget, 0));
     if (by_filter)
       BPDQ_TRY(bpdq_template_filter(r, call->values[0].text, items->items[i], &rest, &item));

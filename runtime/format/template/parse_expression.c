@@ -46,7 +46,7 @@ static bpdq_status append(parser *p, expression_list *list, const expression *it
 }
 
 static bpdq_status make_from(parser *p, bpdq_expression_kind kind, int line, const expression_list *list, const expression **result) {
-  expression *node;
+  expression *node = NULL;
   BPDQ_TRY(make(p, kind, line, list->items, list->count, &node));
   *result = node;
   return BPDQ_OK;
@@ -58,7 +58,7 @@ static bpdq_status parse_list(parser *p, const expression **result) {
   expression_list list = {0};
   int line = p->token++->line;
   while (!bpdq_parser_is_operator(p, "]")) {
-    const expression *item;
+    const expression *item = NULL;
     if (list.count) BPDQ_TRY(bpdq_parser_expect_operator(p, ","));
     if (bpdq_parser_is_operator(p, "]")) break;
     BPDQ_TRY(bpdq_parser_expression(p, true, &item));
@@ -72,7 +72,7 @@ static bpdq_status parse_dict(parser *p, const expression **result) {
   expression_list list = {0};
   int line = p->token++->line;
   while (!bpdq_parser_is_operator(p, "}")) {
-    const expression *key, *value;
+    const expression *key = NULL, *value = NULL;
     if (list.count) BPDQ_TRY(bpdq_parser_expect_operator(p, ","));
     if (bpdq_parser_is_operator(p, "}")) break;
     BPDQ_TRY(bpdq_parser_expression(p, true, &key));
@@ -97,7 +97,7 @@ static bpdq_status parse_parenthesis(parser *p, const expression **result) {
 
 /* Adjacent string literals are one string. */
 static bpdq_status parse_strings(parser *p, const expression **result) {
-  expression *node;
+  expression *node = NULL;
   BPDQ_TRY(make(p, BPDQ_EXPR_STRING, p->token->line, NULL, 0, &node));
   size_t length = 0, count = 0;
   for (; p->token[count].kind == BPDQ_TOKEN_STRING; count++) length += p->token[count].length;
@@ -114,7 +114,7 @@ static bpdq_status parse_strings(parser *p, const expression **result) {
 
 static bpdq_status parse_name(parser *p, const expression **result) {
   bpdq_text name;
-  expression *node;
+  expression *node = NULL;
   BPDQ_TRY(make(p, BPDQ_EXPR_NAME, p->token->line, NULL, 0, &node));
   BPDQ_TRY(bpdq_parser_expect_name(p, &name));
   node->name = name;
@@ -135,7 +135,7 @@ static bpdq_status parse_primary(parser *p, const expression **result) {
   if (token->kind == BPDQ_TOKEN_NAME) return parse_name(p, result);
   if (token->kind == BPDQ_TOKEN_STRING) return parse_strings(p, result);
   if (token->kind == BPDQ_TOKEN_INTEGER || token->kind == BPDQ_TOKEN_FLOAT) {
-    expression *node;
+    expression *node = NULL;
     BPDQ_TRY(make(p, token->kind == BPDQ_TOKEN_INTEGER ? BPDQ_EXPR_INTEGER : BPDQ_EXPR_FLOAT, token->line, NULL, 0, &node));
     node->integer = token->integer;
     node->number = token->number;
@@ -201,7 +201,7 @@ static bpdq_status parse_bracket(parser *p, const expression *operand, const exp
   }
   BPDQ_TRY(bpdq_parser_expect_operator(p, "]"));
   if (!slice && !items[1]) return bpdq_parser_unexpected(p, "an index before ']'");
-  expression *node;
+  expression *node = NULL;
   BPDQ_TRY(make(p, slice ? BPDQ_EXPR_SLICE : BPDQ_EXPR_SUBSCRIPT, line, items, slice ? 4 : 2, &node));
   *result = node;
   return BPDQ_OK;
@@ -209,7 +209,7 @@ static bpdq_status parse_bracket(parser *p, const expression *operand, const exp
 
 static bpdq_status parse_attribute(parser *p, const expression *operand, const expression **result) {
   int line = p->token++->line;
-  expression *node;
+  expression *node = NULL;
   if (p->token->kind == BPDQ_TOKEN_INTEGER) {
     const expression *items[2] = {operand};
     BPDQ_TRY(parse_primary(p, &items[1]));
@@ -223,7 +223,7 @@ static bpdq_status parse_attribute(parser *p, const expression *operand, const e
 }
 
 static bpdq_status parse_call(parser *p, const expression *operand, const expression **result) {
-  expression *node;
+  expression *node = NULL;
   BPDQ_TRY(make(p, BPDQ_EXPR_CALL, p->token->line, &operand, 1, &node));
   BPDQ_TRY(add_arguments(p, node));
   *result = node;
@@ -247,7 +247,7 @@ static bpdq_status parse_postfix(parser *p, const expression **result) {
 
 bpdq_status bpdq_parser_filters(parser *p, const expression *operand, const expression **result) {
   do {
-    expression *node;
+    expression *node = NULL;
     BPDQ_TRY(make(p, BPDQ_EXPR_FILTER, p->token->line, &operand, 1, &node));
     BPDQ_TRY(bpdq_parser_expect_name(p, &node->name));
     if (bpdq_parser_is_operator(p, "(")) BPDQ_TRY(add_arguments(p, node));
@@ -275,7 +275,7 @@ static bool test_argument_follows(const parser *p) {
 static bpdq_status parse_test(parser *p, const expression *operand, const expression **result) {
   int line = p->token->line;
   bool negated = bpdq_parser_skip_name(p, "not");
-  expression *node;
+  expression *node = NULL;
   BPDQ_TRY(make(p, BPDQ_EXPR_TEST, line, &operand, 1, &node));
   BPDQ_TRY(bpdq_parser_expect_name(p, &node->name));
   if (bpdq_parser_is_operator(p, "(")) {
@@ -292,7 +292,7 @@ static bpdq_status parse_test(parser *p, const expression *operand, const expres
   }
   *result = node;
   if (!negated) return BPDQ_OK;
-  expression *inverted;
+  expression *inverted = NULL;
   BPDQ_TRY(make(p, BPDQ_EXPR_NOT, line, result, 1, &inverted));
   *result = inverted;
   return BPDQ_OK;
@@ -315,10 +315,11 @@ static bpdq_status parse_filters_and_tests(parser *p, const expression **result)
 
 static bpdq_status parse_unary(parser *p, bool with_filters, const expression **result) {
   int line = p->token->line;
+  *result = NULL;
   bool negative = bpdq_parser_is_operator(p, "-");
   if (negative || bpdq_parser_is_operator(p, "+")) {
-    const expression *operand;
-    expression *node;
+    const expression *operand = NULL;
+    expression *node = NULL;
     p->token++;
     BPDQ_TRY(bpdq_parser_enter(p));
     BPDQ_TRY(parse_unary(p, false, &operand));
@@ -361,7 +362,7 @@ static bpdq_status parse_arithmetic(parser *p, int level, const expression **res
     const binary_operator *found;
     while ((found = match(p, levels[level].operators, levels[level].count))) {
       const expression *items[2] = {*result};
-      expression *node;
+      expression *node = NULL;
       BPDQ_TRY(parse_arithmetic(p, level + 1, &items[1]));
       BPDQ_TRY(make(p, BPDQ_EXPR_ARITHMETIC, line, items, 2, &node));
       node->op = found->op;
@@ -395,6 +396,7 @@ static bool match_comparison(parser *p, bpdq_operator *op) {
 }
 
 static bpdq_status parse_comparison(parser *p, const expression **result) {
+  *result = NULL;
   expression_list list = {0};
   bpdq_operator op, *operators = NULL;
   size_t capacity = 0;
@@ -409,7 +411,7 @@ static bpdq_status parse_comparison(parser *p, const expression **result) {
     BPDQ_TRY(append(p, &list, *result));
   }
   if (list.count == 1) return BPDQ_OK;
-  expression *node;
+  expression *node = NULL;
   BPDQ_TRY(make(p, BPDQ_EXPR_COMPARE, line, list.items, list.count, &node));
   node->operators = operators;
   *result = node;
@@ -418,9 +420,10 @@ static bpdq_status parse_comparison(parser *p, const expression **result) {
 
 static bpdq_status parse_not(parser *p, const expression **result) {
   int line = p->token->line;
+  *result = NULL;
   if (!bpdq_parser_skip_name(p, "not")) return parse_comparison(p, result);
-  const expression *operand;
-  expression *node;
+  const expression *operand = NULL;
+  expression *node = NULL;
   BPDQ_TRY(bpdq_parser_enter(p));
   BPDQ_TRY(parse_not(p, &operand));
   bpdq_parser_leave(p);
@@ -431,10 +434,11 @@ static bpdq_status parse_not(parser *p, const expression **result) {
 
 static bpdq_status parse_and(parser *p, const expression **result) {
   int line = p->token->line;
+  *result = NULL;
   BPDQ_TRY(parse_not(p, result));
   while (bpdq_parser_skip_name(p, "and")) {
     const expression *items[2] = {*result};
-    expression *node;
+    expression *node = NULL;
     BPDQ_TRY(parse_not(p, &items[1]));
     BPDQ_TRY(make(p, BPDQ_EXPR_AND, line, items, 2, &node));
     *result = node;
@@ -444,10 +448,11 @@ static bpdq_status parse_and(parser *p, const expression **result) {
 
 static bpdq_status parse_or(parser *p, const expression **result) {
   int line = p->token->line;
+  *result = NULL;
   BPDQ_TRY(parse_and(p, result));
   while (bpdq_parser_skip_name(p, "or")) {
     const expression *items[2] = {*result};
-    expression *node;
+    expression *node = NULL;
     BPDQ_TRY(parse_and(p, &items[1]));
     BPDQ_TRY(make(p, BPDQ_EXPR_OR, line, items, 2, &node));
     *result = node;
@@ -457,11 +462,12 @@ static bpdq_status parse_or(parser *p, const expression **result) {
 
 bpdq_status bpdq_parser_expression(parser *p, bool conditional, const expression **result) {
   int line = p->token->line;
+  *result = NULL;
   BPDQ_TRY(bpdq_parser_enter(p));
   BPDQ_TRY(parse_or(p, result));
   while (conditional && bpdq_parser_skip_name(p, "if")) {
     const expression *items[3] = {*result};
-    expression *node;
+    expression *node = NULL;
     BPDQ_TRY(parse_or(p, &items[1]));
     if (bpdq_parser_skip_name(p, "else")) BPDQ_TRY(bpdq_parser_expression(p, true, &items[2]));
     BPDQ_TRY(make(p, BPDQ_EXPR_CONDITIONAL, line, items, 3, &node));

@@ -197,7 +197,7 @@ static bpdq_status parse_loop_control(bpdq_template_parser *p, const bpdq_statem
 
 static bpdq_status parse_block(bpdq_template_parser *p, bpdq_statement *statement) {
   static const char *const generation_ends[] = {"endgeneration", NULL};
-  bpdq_text tag;
+  bpdq_text tag = {0};
   BPDQ_TRY(bpdq_parser_expect_name(p, &tag));
   if (bpdq_text_is(tag, "for")) {
     statement->kind = BPDQ_STATEMENT_FOR;

@@ -73,9 +73,10 @@ bpdq_status bpdq_value_new_dict(bpdq_budget *budget, bpdq_value *dict) {
 }
 
 static bpdq_status find_key(bpdq_budget *budget, const bpdq_value_dict *dict, bpdq_value key, size_t *position) {
+  *position = 0;
   if (bpdq_value_is_sequence(key) || key.kind == BPDQ_VALUE_DICT)
     return bpdq_value_error(budget, "a %s cannot be a key", bpdq_value_kind_name(key));
-  for (*position = 0; *position < dict->count; *position += 2) {
+  for (; *position < dict->count; *position += 2) {
     bool equal;
     BPDQ_TRY(bpdq_value_equal(budget, dict->entries[*position], key, &equal));
     if (equal) return BPDQ_OK;
