@@ -1,7 +1,7 @@
 #version 460
 // Flash-style attention of one row: a work group takes the query heads that share a kv head (up to HEADS of them) over one part of the
 // context, 64 positions at a time, with a running maximum and sum. With SPLIT the last work group of a row and its heads to finish merges
-// the parts. With ROPE (one row per run, no norms) it also does what rope_cache.comp does, except that the rotated queries stay here.
+// the parts. With ROPE (one row per run, no norms) it also does what rope_cache.comp does.
 // The KV caches are laid out as in rope_cache.comp.
 #extension GL_GOOGLE_include_directive : require
 layout(local_size_x_id = 0) in;
@@ -11,13 +11,14 @@ layout(constant_id = 2) const uint HEADS = 4;      // query heads per work group
 layout(constant_id = 3) const uint QUANTIZED = 0;
 layout(constant_id = 4) const uint SPLIT = 0;
 #include "run.glsl"
-layout(set = 0, binding = 1) readonly buffer Qkv { float qkv[]; };
 layout(set = 0, binding = 2) writeonly buffer Output { float y[]; };
 #ifdef ROPE
+layout(set = 0, binding = 1) buffer Qkv { float qkv[]; };
 layout(set = 0, binding = 3) buffer KeyCache { uint key_cache[]; };
 layout(set = 0, binding = 4) buffer ValueCache { uint value_cache[]; };
 layout(set = 0, binding = 6) readonly buffer RopeTable { float rope_table[]; };
 #else
+layout(set = 0, binding = 1) readonly buffer Qkv { float qkv[]; };
 layout(set = 0, binding = 3) readonly buffer KeyCache { uint key_cache[]; };
 layout(set = 0, binding = 4) readonly buffer ValueCache { uint value_cache[]; };
 #endif
@@ -116,6 +117,11 @@ void prepare(uint position, uint row, bool owner, bool writer) {
   }
 }
 
+// The rotated queries take their place once no work group needs the plain ones any more.
+void put_queries() {
+  for (uint i = thread; i < live * HEAD_DIM; i += THREADS) qkv[first_head * HEAD_DIM + i] = queries[i];
+}
+
 // The own position is not read back from the cache: another work group may be writing it.
 uint key_word(bool own, uint base, uint i) { return own ? own_key[i] : key_cache[base + i]; }
 uint value_word(bool own, uint base, uint i) { return own ? own_value[i] : value_cache[base + i]; }
@@ -126,6 +132,7 @@ void prepare(uint position, uint row, bool owner, bool writer) {
   for (uint i = thread; i < HEADS * HEAD_DIM; i += THREADS)
     queries[i] = i < live * HEAD_DIM ? qkv[token * push.qkv_stride + first_head * HEAD_DIM + i] : 0.0;
 }
+void put_queries() {}
 uint key_word(bool own, uint base, uint i) { return key_cache[base + i]; }
 uint value_word(bool own, uint base, uint i) { return value_cache[base + i]; }
 float key_scale(bool own, uint at) { return uintBitsToFloat(key_cache[push.scales_offset + at]); }
@@ -302,5 +309,7 @@ void main() {
       }
     }
   }
-  if (SPLIT != 0 && finish_last()) merge_splits();
+  if (SPLIT != 0 && !finish_last()) return;
+  if (SPLIT != 0) merge_splits();
+  put_queries();
 }

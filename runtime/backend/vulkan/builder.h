@@ -77,7 +77,7 @@ bpdq_status bpdq_vulkan_add_transform(vulkan_builder *builder, const bpdq_op_tra
 bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear *op, bpdq_error *error);
 bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_rope_cache *op, bpdq_error *error);
 bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op_attention *op, bpdq_error *error);
-/* Both in one dispatch: for programs of one row, where no other row's key is needed. The queries in `qkv` stay as they were. */
+/* Both in one dispatch: for programs of one row, where no other row's key is needed. */
 bool bpdq_vulkan_can_fuse_rope(const vulkan_builder *builder, const bpdq_op *first, const bpdq_op *second);
 bpdq_status bpdq_vulkan_add_rope_attention(vulkan_builder *builder, const bpdq_op_rope_cache *rope, const bpdq_op_attention *attention,
                                            bpdq_error *error);

@@ -111,13 +111,14 @@ static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op_attentio
   dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
   if (plan.split) dispatch.extent[2] = VULKAN_EXTENT_SPLITS;
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
-  bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&plan.qkv->buffer));
+  if (!rope) bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&plan.qkv->buffer));
   bpdq_vulkan_write(&dispatch, 2, bpdq_vulkan_whole(&plan.output->buffer));
   uint64_t splits = plan.split ? bpdq_ceil_div((uint64_t)op->context, plan.split) : 1;
   bpdq_vulkan_write_scratch(builder, &dispatch, 5, VULKAN_SCRATCH_PARTIAL,
                             plan.split ? tokens * (uint64_t)op->heads * splits * (uint64_t)(op->head_dim + 2) * 4 : 4);
   bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, tokens * dispatch.grid[0] * 4);
   if (rope) {
+    bpdq_vulkan_write(&dispatch, 1, bpdq_vulkan_whole(&plan.qkv->buffer));
     bpdq_vulkan_write(&dispatch, 3, bpdq_vulkan_whole(&plan.keys->buffer));
     bpdq_vulkan_write(&dispatch, 4, bpdq_vulkan_whole(&plan.values->buffer));
     bpdq_vulkan_read(&dispatch, 6, bpdq_vulkan_whole(&rope->buffer));
