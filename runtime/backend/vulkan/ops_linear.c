@@ -14,7 +14,9 @@
 #define DOT_BATCH 8
 #define DOT_BATCH_PLANES 16 /* rows x planes x bytes */
 #define DENSE_LANES 32
-#define DENSE_REPEAT 2
+#define DENSE_REPEAT 2 /* rows per thread */
+#define HEAD_REPEAT 8  /* of matrices with so many rows that work groups need not be many */
+#define HEAD_ROWS 32768
 #define TILE 64            /* rows and tokens of linear_tile.comp */
 #define MATRIX_THREADS 256 /* linear_matrix.comp */
 #define MATRIX_TILE 128
@@ -98,14 +100,15 @@ static bpdq_status add_lut(vulkan_builder *builder, const product *p, bpdq_error
 
 static bpdq_status add_dense_vector(vulkan_builder *builder, const product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
-  const uint32_t constants[] = {VECTOR_THREADS, DENSE_LANES, DENSE_REPEAT, weight->number, p->transform};
+  uint32_t repeat = weight->rows >= HEAD_ROWS ? HEAD_REPEAT : DENSE_REPEAT;
+  const uint32_t constants[] = {VECTOR_THREADS, DENSE_LANES, repeat, weight->number, p->transform};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "linear_dense", constants, 5, error));
     bind_common(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
     bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
     bpdq_vulkan_read(&dispatch, 4, p->norm);
-    set_grid(&dispatch, p, &weight->pieces[i], VECTOR_THREADS / DENSE_LANES * DENSE_REPEAT, 1);
+    set_grid(&dispatch, p, &weight->pieces[i], VECTOR_THREADS / DENSE_LANES * repeat, 1);
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
   return BPDQ_OK;

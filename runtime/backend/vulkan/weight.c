@@ -41,8 +41,8 @@ vulkan_number bpdq_vulkan_common_number(const bpdq_weight_desc *desc) {
   return first;
 }
 
-/* A large head is most of what a token reads beside the planes. In 8 bits with a scale per 32 columns a logit's error is about 0.3% of
- * the logits' spread, a KL divergence near 1e-5 nats; small heads, where a token gains nothing, stay exact. */
+/* A large head is most of what a token reads beside the planes. In 8 bits with a scale per 32 columns
+ * the head of classics-28m gives a mean KL of 3e-5 (errors of 0.2% of the logits); small heads, where a token gains little, stay exact. */
 static bool wants_8_bits(const bpdq_weight_desc *desc, int64_t rows) {
   return desc->is_head && desc->kind == BPDQ_WEIGHT_DENSE && rows >= HEAD_ELEMENTS / desc->columns;
 }
