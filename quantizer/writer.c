@@ -161,10 +161,9 @@ static void free_writer(bpdq_writer *w) {
 static char *with_suffix(const char *path, const char *suffix) {
   size_t length = strlen(path);
   while (length > 1 && path[length - 1] == '/') length--;
-  char *out = malloc(length + strlen(suffix) + 1);
-  if (!out) return NULL;
-  memcpy(out, path, length);
-  strcpy(out + length, suffix);
+  size_t size = length + strlen(suffix) + 1;
+  char *out = malloc(size);
+  if (out) snprintf(out, size, "%.*s%s", (int)length, path, suffix);
   return out;
 }
 

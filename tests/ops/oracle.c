@@ -40,7 +40,9 @@ static double store(void *base, size_t index, bpdq_dtype type, double value) {
 }
 
 /* One byte off malloc's alignment, as a tensor in a safetensors file may be. */
-static void *unaligned_alloc(size_t bytes) { return (char *)calloc(bytes + 1, 1) + 1; } /* NOLINT(bugprone-misplaced-pointer-arithmetic-in-alloc) */
+static void *unaligned_alloc(size_t bytes) {
+  return (char *)calloc(bytes + 1, 1) + 1; /* NOLINT(bugprone-misplaced-pointer-arithmetic-in-alloc) */
+}
 static void unaligned_free(void *memory) {
   if (memory) free((char *)memory - 1);
 }
