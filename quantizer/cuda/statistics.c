@@ -37,6 +37,7 @@ bpdq_status bpdq_gpu_statistics_create(bpdq_algebra *algebra, const bpdq_statist
   made->name = desc->name;
   made->columns = k;
   made->residual_rows = desc->residual_rows;
+  made->whole_target = desc->whole_target;
   bpdq_status status;
   BPDQ_TRY_GOTO(allocate_sum(gpu, k, k, desc->name, &made->hessian_sum, error), failed);
   BPDQ_TRY_GOTO(allocate_sum(gpu, desc->cross ? k : 0, k, desc->name, &made->cross_sum, error), failed);

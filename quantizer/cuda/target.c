@@ -1,5 +1,6 @@
 /* The target T = (W C + R + lambda W)(H + lambda I)^-1 of one linear, computed as W + (W (C - H) + R)(H + lambda I)^-1: the product then
- * has no large part that the inverse has to take away again, so float32 is enough for it; the solution is float64. */
+ * has no large part that the inverse has to take away again, so float32 is enough for it; the solution is float64. Where the statistics
+ * hold W C + R as one, W H is taken from that. */
 #include <stdlib.h>
 
 #include "core/checked.h"
@@ -9,7 +10,8 @@ enum { PIECE = 1 << 25 }; /* weights of a chunk of rows: 128 MiB as float32, twi
 
 typedef struct target_job {
   bpdq_work *work;
-  const float *cross, *residual; /* C - H and R, each NULL where it has no part in T */
+  const float *cross, *residual; /* C - H (or H, to be subtracted) and R, each NULL where it has no part in T */
+  float sign;                    /* of the product with cross */
   double *root;                  /* Cholesky factor of H + lambda I [K, K]; NULL where T = W */
   float *weight, *right;         /* [chunk, K] */
   double *solution;              /* [chunk, K] */
@@ -42,14 +44,14 @@ done:
 static bpdq_status solve_chunk(gpu_algebra *gpu, const target_job *job, int64_t first, int64_t rows, bpdq_error *error) {
   const char *name = job->work->name;
   int64_t k = job->work->inputs->columns;
-  const float one = 1, keep = job->residual ? 1 : 0;
+  const float keep = job->residual ? 1 : 0;
   if (job->residual)
     BPDQ_TRY(bpdq_gpu_check(
         cudaMemcpyAsync(job->right, job->residual + first * k, (size_t)(rows * k) * sizeof(float), cudaMemcpyDeviceToDevice, gpu->stream),
         name, error));
   if (job->cross)
-    BPDQ_TRY(bpdq_gpu_check_blas(gpu->libraries.sgemm(gpu->blas, CUBLAS_OP_N, CUBLAS_OP_N, (int)k, (int)rows, (int)k, &one, job->cross,
-                                                      (int)k, job->weight, (int)k, &keep, job->right, (int)k),
+    BPDQ_TRY(bpdq_gpu_check_blas(gpu->libraries.sgemm(gpu->blas, CUBLAS_OP_N, CUBLAS_OP_N, (int)k, (int)rows, (int)k, &job->sign,
+                                                      job->cross, (int)k, job->weight, (int)k, &keep, job->right, (int)k),
                                  name, error));
   BPDQ_TRY(bpdq_gpu_check(bpdq_gpu_widen(job->right, rows * k, job->solution, gpu->stream), name, error));
   return bpdq_gpu_check_solver(gpu->libraries.potrs(gpu->solver, NULL, CUBLAS_FILL_MODE_UPPER, k, rows, CUDA_R_64F, job->root, k,
@@ -82,9 +84,16 @@ bpdq_status bpdq_gpu_find_target(gpu_algebra *gpu, bpdq_work *work, const bpdq_w
   const bpdq_inputs *inputs = work->inputs;
   int64_t k = inputs->columns, area = work->state.padded * work->state.stride, chunk = PIECE / k > 32 ? PIECE / k : 32;
   if (chunk > desc->rows) chunk = desc->rows;
-  target_job job = {.work = work,
-                    .cross = desc->use_cross ? inputs->statistics->cross : NULL,
-                    .residual = desc->use_residual ? inputs->statistics->residual : NULL};
+  const bpdq_statistics *statistics = inputs->statistics;
+  target_job job = {.work = work, .sign = 1};
+  if (statistics->whole_target && statistics->residual && (desc->use_cross || desc->use_residual)) {
+    job.residual = statistics->residual;
+    job.cross = statistics->hessian;
+    job.sign = -1;
+  } else {
+    if (desc->use_cross) job.cross = statistics->cross;
+    if (desc->use_residual) job.residual = statistics->residual;
+  }
   bool own_target = job.cross || job.residual;
   bpdq_status status;
   work->weight = work->target;

@@ -1,0 +1,181 @@
+/* Times the CUDA linear algebra on the linears of a Qwen2.5-7B block with random weights and inputs, stage by stage, and adds them up to
+ * a whole model of 28 blocks and 128 x 2048 calibration tokens. One argument scales all dimensions down (for trying it out). */
+#include <cuda_runtime_api.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/checked.h"
+#include "core/platform.h"
+#include "method.h"
+
+enum { BLOCKS = 28, CALIBRATION_TOKENS = 128 * 2048, FACTORS = 6, STAGES = 9 };
+enum { STATISTICS, FINISH, INPUTS, TARGET, WALK, SWEEPS, REFITS, OBJECTIVES, RESULT };
+static const char *const STAGE_NAMES[STAGES] = {"stats", "finish", "inputs", "target", "walk", "sweeps", "refits", "report", "result"};
+
+typedef struct shape {
+  const char *name;
+  int64_t rows, columns;
+  int linears;     /* of this shape in a block */
+  int inputs;      /* of these K in a block that this shape stands for */
+  bool whole;      /* its statistics hold W C + R; else C */
+  int extra_stats; /* sets of statistics of the other kind with this K in a block */
+} shape;
+
+typedef struct bench {
+  bpdq_algebra *algebra;
+  bpdq_error error;
+  uint64_t seed;
+  double seconds[STAGES], whole_model[STAGES];
+} bench;
+
+static float uniform(uint64_t *seed) {
+  *seed ^= *seed << 13;
+  *seed ^= *seed >> 7;
+  *seed ^= *seed << 17;
+  return (float)(int64_t)*seed * 0x1p-63f;
+}
+
+/* Columns of unequal size that share a few factors, as activations do. */
+static void fill_tokens(uint64_t *seed, int64_t tokens, int64_t columns, float *x) {
+  float *loadings = bpdq_alloc_array((size_t)(columns * (FACTORS + 1)), sizeof *loadings);
+  if (!loadings) return;
+  for (int64_t j = 0; j < columns; j++) {
+    for (int f = 0; f < FACTORS; f++) loadings[j * (FACTORS + 1) + f] = uniform(seed);
+    loadings[j * (FACTORS + 1) + FACTORS] = expf(2 * uniform(seed));
+  }
+  for (int64_t t = 0; t < tokens; t++) {
+    float common[FACTORS];
+    for (int f = 0; f < FACTORS; f++) common[f] = uniform(seed);
+    for (int64_t j = 0; j < columns; j++) {
+      const float *loading = loadings + j * (FACTORS + 1);
+      float value = uniform(seed);
+      for (int f = 0; f < FACTORS; f++) value += common[f] * loading[f];
+      x[t * columns + j] = value * loading[FACTORS];
+    }
+  }
+  free(loadings);
+}
+
+static double now(void) {
+  cudaDeviceSynchronize();
+  return (double)bpdq_monotonic_nanoseconds() * 1e-9;
+}
+
+static bpdq_status timed(bench *b, int stage, double begin, bpdq_status status) {
+  b->seconds[stage] += now() - begin;
+  return status;
+}
+#define TIMED(b, stage, call)                                 \
+  do {                                                        \
+    double begin_ = now();                                    \
+    BPDQ_TRY_GOTO(timed((b), (stage), begin_, (call)), done); \
+  } while (0)
+
+static bpdq_status run_method(bench *b, const bpdq_inputs *inputs, const shape *s, const float *weight) {
+  bpdq_algebra *a = b->algebra;
+  bpdq_work_desc desc = {s->name, s->rows, 2, weight, true, true};
+  bpdq_walk_options walk = {BPDQ_START_MSB | BPDQ_START_NARROW | BPDQ_START_WIDE, 10, 1e-4, true};
+  bpdq_work *work = NULL;
+  bpdq_layer_result result = {0};
+  bpdq_status status;
+  double objectives[6], against[3];
+  int64_t changed;
+  TIMED(b, TARGET, a->work_create(a, inputs, &desc, &work, &b->error));
+  TIMED(b, WALK, a->walk(a, work, &walk, &b->error));
+  BPDQ_TRY_GOTO(a->objective(a, work, &objectives[0], &against[0], NULL, &b->error), done);
+  for (int round = 0; round < 5; round++) {
+    for (int i = 0; i < 2; i++) TIMED(b, SWEEPS, a->sweep(a, work, &changed, &b->error));
+    if (round < 4) TIMED(b, REFITS, a->refit(a, work, &b->error));
+    if (!round) BPDQ_TRY_GOTO(a->objective(a, work, NULL, &against[1], NULL, &b->error), done);
+  }
+  TIMED(b, OBJECTIVES, a->objective(a, work, &objectives[1], &against[2], &objectives[2], &b->error));
+  TIMED(b, RESULT, a->result(a, work, &result, &b->error));
+  printf("   %s: against T: walk %.5g, round 1 %.5g, end %.5g (%.3f of the walk); last sweep moved %.2g of the weights\n", s->name,
+         against[0], against[1], against[2], against[2] / against[0], (double)changed / (double)(s->rows * s->columns));
+done:
+  bpdq_layer_result_free(&result);
+  a->work_destroy(a, work);
+  return status;
+}
+
+/* Statistics once with `tokens` tokens, then one linear. */
+static bpdq_status run_shape(bench *b, const shape *s, int64_t tokens) {
+  bpdq_algebra *a = b->algebra;
+  float *x = bpdq_alloc_array((size_t)(tokens * s->columns), sizeof *x);
+  float *outputs = bpdq_alloc_array((size_t)(tokens * s->rows), sizeof *outputs);
+  float *weight = bpdq_alloc_array((size_t)(s->rows * s->columns), sizeof *weight);
+  bpdq_statistics_desc desc = {s->name, s->columns, !s->whole, s->whole ? s->rows : 0, s->whole};
+  bpdq_inputs_desc inputs_desc = {.group = 64, .damping = 0.05, .target_damping = 0.01, .factor = true, .metric = true};
+  bpdq_statistics *statistics = NULL;
+  bpdq_inputs *inputs = NULL;
+  bpdq_inputs_info info;
+  bpdq_status status = BPDQ_ERROR_MEMORY;
+  if (!x || !outputs || !weight) goto done;
+  fill_tokens(&b->seed, tokens, s->columns, x);
+  for (int64_t i = 0; i < tokens * s->rows; i++) outputs[i] = uniform(&b->seed);
+  for (int64_t i = 0; i < s->rows * s->columns; i++) weight[i] = 0.02f * (uniform(&b->seed) + uniform(&b->seed) + uniform(&b->seed));
+  BPDQ_TRY_GOTO(a->statistics_create(a, &desc, &statistics, &b->error), done);
+  TIMED(b, STATISTICS, a->statistics_add(a, statistics, x, x, outputs, tokens, &b->error));
+  TIMED(b, FINISH, a->statistics_finish(a, statistics, &b->error));
+  TIMED(b, INPUTS, a->inputs_create(a, statistics, &inputs_desc, &inputs, &info, &b->error));
+  BPDQ_TRY_GOTO(run_method(b, inputs, s, weight), done);
+done:
+  a->inputs_destroy(a, inputs);
+  a->statistics_destroy(a, statistics);
+  free(x);
+  free(outputs);
+  free(weight);
+  return status;
+}
+
+/* Adds this shape's share of a whole model and prints its line. */
+static void report(bench *b, const shape *s, int64_t tokens) {
+  printf("%-8s %6lld x %-6lld", s->name, (long long)s->rows, (long long)s->columns);
+  for (int i = 0; i < STAGES; i++) {
+    double factor = s->linears;
+    if (i == STATISTICS) factor = (double)(s->inputs + s->extra_stats) * CALIBRATION_TOKENS / (double)tokens;
+    if (i == FINISH || i == INPUTS) factor = s->inputs;
+    b->whole_model[i] += BLOCKS * factor * b->seconds[i];
+    printf(" %7.3f", b->seconds[i]);
+    b->seconds[i] = 0;
+  }
+  printf("\n");
+}
+
+int main(int count, char **arguments) {
+  int64_t scale = count > 1 ? atoll(arguments[1]) : 1;
+  if (scale < 1) scale = 1;
+  shape shapes[] = {{"k, v", 512 / scale, 3584 / scale, 2, 0, false, 0},
+                    {"q, o", 3584 / scale, 3584 / scale, 2, 3, false, 0},
+                    {"gate, up", 18944 / scale, 3584 / scale, 2, 0, false, 0},
+                    {"down", 3584 / scale, 18944 / scale, 1, 1, true, 0}};
+  bench b = {.seed = 88172645463325252u};
+  bpdq_status status = bpdq_cuda_algebra_create(0, &b.algebra, &b.error);
+  if (status == BPDQ_OK) {
+    printf("seconds per linear; k = 2, g = 64\n%-24s", "");
+    for (int i = 0; i < STAGES; i++) printf(" %7s", STAGE_NAMES[i]);
+    printf("\n");
+  }
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes && status == BPDQ_OK; i++) {
+    int64_t tokens = shapes[i].columns + 4096 / scale;
+    shape *s = &shapes[i];
+    if (i == 0) { /* starts the device and the libraries */
+      status = run_shape(&b, s, tokens);
+      for (int stage = 0; stage < STAGES; stage++) b.seconds[stage] = 0;
+    }
+    if (status == BPDQ_OK) status = run_shape(&b, s, tokens);
+    if (status == BPDQ_OK) report(&b, s, tokens);
+  }
+  if (status == BPDQ_OK) {
+    double total = 0;
+    printf("%-24s", "model of 28 blocks");
+    for (int i = 0; i < STAGES; i++) printf(" %7.1f", b.whole_model[i]);
+    for (int i = 0; i < STAGES; i++) total += b.whole_model[i];
+    printf("\ntotal %.1f s = %.2f min without forward passes\n", total, total / 60);
+    b.algebra->destroy(b.algebra);
+    return 0;
+  }
+  fprintf(stderr, "bpdq-quantizer-bench: %s\n", b.error.message);
+  return 1;
+}
