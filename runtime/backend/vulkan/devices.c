@@ -191,7 +191,7 @@ size_t bpdq_vulkan_list(bpdq_device_info *devices, size_t capacity, const bpdq_l
     bpdq_log_info(log, "vulkan: %s", error.message);
   else if (!count)
     bpdq_log_info(log, "vulkan: the loader lists no device: install a driver");
-  for (uint32_t i = 0; devices && i < count && i < capacity; i++) {
+  for (uint32_t i = 0; devices && physical && i < count && i < capacity; i++) {
     bpdq_vulkan_describe(&functions, physical[i], (int)i, &devices[i]);
     if (devices[i].unusable[0]) continue;
     vulkan_context offered = {.instance_functions = functions, .physical_device = physical[i]};
