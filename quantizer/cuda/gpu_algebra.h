@@ -29,7 +29,7 @@ typedef struct gpu_algebra {
 struct bpdq_statistics {
   const char *name;
   int64_t columns, residual_rows, tokens;
-  bool whole_target; /* R holds W C + R */
+  bool whole_target;                              /* R holds W C + R */
   double *hessian_sum, *cross_sum, *residual_sum; /* until finished: [K, K] upper strips, [K, K], [residual_rows, K] */
   float *hessian;                                 /* H [K, K] */
   float *cross;                                   /* C - H [K, K], or NULL */

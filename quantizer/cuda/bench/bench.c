@@ -1,25 +1,35 @@
-/* Times the CUDA linear algebra on the linears of a Qwen2.5-7B block with random weights and inputs, stage by stage, and adds them up to
- * a whole model of 28 blocks and 128 x 2048 calibration tokens. One argument scales all dimensions down (for trying it out). */
+/* Times the CUDA linear algebra on the linears of one block of a Qwen2.5 model with random weights and inputs, stage by stage, adds them
+ * up to a whole model and 128 x 2048 calibration tokens, and states the peak of device memory.
+ *
+ * bpdq-quantizer-bench [7b|72b [SCALE]]: SCALE divides all dimensions (for trying it out). */
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/checked.h"
 #include "core/platform.h"
 #include "method.h"
 
-enum { BLOCKS = 28, CALIBRATION_TOKENS = 128 * 2048, FACTORS = 6, STAGES = 9 };
+enum { CALIBRATION_TOKENS = 128 * 2048, FACTORS = 6, STAGES = 9 };
 enum { STATISTICS, FINISH, INPUTS, TARGET, WALK, SWEEPS, REFITS, OBJECTIVES, RESULT };
 static const char *const STAGE_NAMES[STAGES] = {"stats", "finish", "inputs", "target", "walk", "sweeps", "refits", "report", "result"};
+
+typedef struct model {
+  const char *name;
+  int blocks;
+  int64_t hidden, heads, middle; /* K of q; N of k and v; N of gate and up */
+} model;
+
+static const model MODELS[] = {{"7b", 28, 3584, 512, 18944}, {"72b", 80, 8192, 1024, 29568}};
 
 typedef struct shape {
   const char *name;
   int64_t rows, columns;
-  int linears;     /* of this shape in a block */
-  int inputs;      /* of these K in a block that this shape stands for */
-  bool whole;      /* its statistics hold W C + R; else C */
-  int extra_stats; /* sets of statistics of the other kind with this K in a block */
+  int linears; /* of this shape in a block */
+  int inputs;  /* of these K in a block that this shape stands for */
+  bool whole;  /* its statistics hold W C + R; else C */
 } shape;
 
 typedef struct bench {
@@ -130,52 +140,59 @@ done:
 }
 
 /* Adds this shape's share of a whole model and prints its line. */
-static void report(bench *b, const shape *s, int64_t tokens) {
+static void report(bench *b, const model *m, const shape *s, int64_t tokens) {
   printf("%-8s %6lld x %-6lld", s->name, (long long)s->rows, (long long)s->columns);
   for (int i = 0; i < STAGES; i++) {
     double factor = s->linears;
-    if (i == STATISTICS) factor = (double)(s->inputs + s->extra_stats) * CALIBRATION_TOKENS / (double)tokens;
+    if (i == STATISTICS) factor = (double)(s->inputs) * CALIBRATION_TOKENS / (double)tokens;
     if (i == FINISH || i == INPUTS) factor = s->inputs;
-    b->whole_model[i] += BLOCKS * factor * b->seconds[i];
+    b->whole_model[i] += m->blocks * factor * b->seconds[i];
     printf(" %7.3f", b->seconds[i]);
     b->seconds[i] = 0;
   }
   printf("\n");
 }
 
+static bpdq_status run_model(bench *b, const model *m, int64_t scale) {
+  const int64_t hidden = m->hidden / scale, heads = m->heads / scale, middle = m->middle / scale;
+  const shape shapes[] = {{"k, v", heads, hidden, 2, 0, false},
+                          {"q, o", hidden, hidden, 2, 3, false},
+                          {"gate, up", middle, hidden, 2, 0, false},
+                          {"down", hidden, middle, 1, 1, true}};
+  printf("%s: seconds per linear; k = 2, g = 64\n%-24s", m->name, "");
+  for (int i = 0; i < STAGES; i++) printf(" %7s", STAGE_NAMES[i]);
+  printf("\n");
+  BPDQ_TRY(run_shape(b, shapes, hidden)); /* starts the device and the libraries */
+  for (int i = 0; i < STAGES; i++) b->seconds[i] = 0;
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    int64_t tokens = shapes[i].columns + 2048 / scale;
+    BPDQ_TRY(run_shape(b, &shapes[i], tokens));
+    report(b, m, &shapes[i], tokens);
+  }
+  double total = 0;
+  printf("model of %d blocks      ", m->blocks);
+  for (int i = 0; i < STAGES; i++) printf(" %7.1f", b->whole_model[i]);
+  for (int i = 0; i < STAGES; i++) total += b->whole_model[i];
+  printf("\ntotal %.1f s = %.2f min without forward passes\n", total, total / 60);
+  return BPDQ_OK;
+}
+
+static void print_peak(void) {
+  cudaMemPool_t pool;
+  uint64_t peak;
+  if (cudaDeviceGetDefaultMemPool(&pool, 0) == cudaSuccess &&
+      cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemHigh, &peak) == cudaSuccess)
+    printf("peak of device memory %.2f GiB\n", (double)peak / (1 << 30));
+}
+
 int main(int count, char **arguments) {
-  int64_t scale = count > 1 ? atoll(arguments[1]) : 1;
-  if (scale < 1) scale = 1;
-  shape shapes[] = {{"k, v", 512 / scale, 3584 / scale, 2, 0, false, 0},
-                    {"q, o", 3584 / scale, 3584 / scale, 2, 3, false, 0},
-                    {"gate, up", 18944 / scale, 3584 / scale, 2, 0, false, 0},
-                    {"down", 3584 / scale, 18944 / scale, 1, 1, true, 0}};
+  const model *m = count > 1 && !strcmp(arguments[1], "72b") ? &MODELS[1] : &MODELS[0];
+  int64_t scale = count > 2 ? atoll(arguments[2]) : 1;
   bench b = {.seed = 88172645463325252u};
   bpdq_status status = bpdq_cuda_algebra_create(0, &b.algebra, &b.error);
-  if (status == BPDQ_OK) {
-    printf("seconds per linear; k = 2, g = 64\n%-24s", "");
-    for (int i = 0; i < STAGES; i++) printf(" %7s", STAGE_NAMES[i]);
-    printf("\n");
-  }
-  for (size_t i = 0; i < sizeof shapes / sizeof *shapes && status == BPDQ_OK; i++) {
-    int64_t tokens = shapes[i].columns + 4096 / scale;
-    shape *s = &shapes[i];
-    if (i == 0) { /* starts the device and the libraries */
-      status = run_shape(&b, s, tokens);
-      for (int stage = 0; stage < STAGES; stage++) b.seconds[stage] = 0;
-    }
-    if (status == BPDQ_OK) status = run_shape(&b, s, tokens);
-    if (status == BPDQ_OK) report(&b, s, tokens);
-  }
-  if (status == BPDQ_OK) {
-    double total = 0;
-    printf("%-24s", "model of 28 blocks");
-    for (int i = 0; i < STAGES; i++) printf(" %7.1f", b.whole_model[i]);
-    for (int i = 0; i < STAGES; i++) total += b.whole_model[i];
-    printf("\ntotal %.1f s = %.2f min without forward passes\n", total, total / 60);
-    b.algebra->destroy(b.algebra);
-    return 0;
-  }
-  fprintf(stderr, "bpdq-quantizer-bench: %s\n", b.error.message);
-  return 1;
+  if (status == BPDQ_OK) status = run_model(&b, m, scale < 1 ? 1 : scale);
+  if (status == BPDQ_OK) print_peak();
+  if (status != BPDQ_OK) fprintf(stderr, "bpdq-quantizer-bench: %s\n", b.error.message);
+  if (b.algebra) b.algebra->destroy(b.algebra);
+  return status == BPDQ_OK ? 0 : 1;
 }
