@@ -180,6 +180,32 @@ static bpdq_cuda_cache cache_of(const bpdq_state *state, bpdq_tensor keys, bpdq_
   return cache;
 }
 
+static bpdq_cuda_rope rope_of(const bpdq_state *state, const bpdq_op_rope_cache *r) {
+  return (bpdq_cuda_rope){.qkv = state->tensors[r->qkv].data,
+                          .table = state->tensors[r->rope_table].data,
+                          .q_norm = r->q_norm ? r->q_norm->memory : NULL,
+                          .k_norm = r->k_norm ? r->k_norm->memory : NULL,
+                          .epsilon = r->norm_epsilon};
+}
+
+static cudaError_t launch_attention(const bpdq_cuda_queue *queue, bpdq_executable *e, const bpdq_op_attention *a,
+                                    const bpdq_cuda_rope *rope) {
+  bpdq_cuda_heads heads = heads_of(e, a->heads, a->kv_heads, a->head_dim, a->context);
+  bpdq_cuda_cache cache = cache_of(e->state, a->k_cache, a->v_cache);
+  return bpdq_cuda_attention(queue, &heads, rope, e->state->tensors[a->qkv].data, a->scale, &cache, e->work.attention,
+                             e->state->tensors[a->output].data);
+}
+
+/* Whether operations i and i + 1 are a rotation and the attention over what it wrote, in a form that one kernel does. */
+static bool rope_fuses(const bpdq_executable *e, size_t i) {
+  if (i + 1 >= e->op_count || e->ops[i].kind != BPDQ_OP_ROPE_CACHE || e->ops[i + 1].kind != BPDQ_OP_ATTENTION) return false;
+  const bpdq_op_rope_cache *r = &e->ops[i].rope_cache;
+  const bpdq_op_attention *a = &e->ops[i + 1].attention;
+  bpdq_cuda_heads heads = heads_of(e, r->heads, r->kv_heads, r->head_dim, r->context);
+  return bpdq_cuda_attention_fuses_rope(&heads) && r->qkv == a->qkv && r->k_cache == a->k_cache && r->v_cache == a->v_cache &&
+         r->heads == a->heads && r->kv_heads == a->kv_heads && r->head_dim == a->head_dim && r->context == a->context;
+}
+
 static cudaError_t launch_op(const bpdq_cuda_queue *queue, bpdq_executable *e, const bpdq_op *op, bpdq_activations activations) {
   const bpdq_state *state = e->state;
   switch (op->kind) {
@@ -193,16 +219,11 @@ static cudaError_t launch_op(const bpdq_cuda_queue *queue, bpdq_executable *e, c
       const bpdq_op_rope_cache *r = &op->rope_cache;
       bpdq_cuda_heads heads = heads_of(e, r->heads, r->kv_heads, r->head_dim, r->context);
       bpdq_cuda_cache cache = cache_of(state, r->k_cache, r->v_cache);
-      return bpdq_cuda_rope_cache(queue, &heads, state->tensors[r->qkv].data, state->tensors[r->rope_table].data,
-                                  r->q_norm ? r->q_norm->memory : NULL, r->k_norm ? r->k_norm->memory : NULL, r->norm_epsilon, &cache);
+      bpdq_cuda_rope rope = rope_of(state, r);
+      return bpdq_cuda_rope_cache(queue, &heads, &rope, &cache);
     }
-    case BPDQ_OP_ATTENTION: {
-      const bpdq_op_attention *a = &op->attention;
-      bpdq_cuda_heads heads = heads_of(e, a->heads, a->kv_heads, a->head_dim, a->context);
-      bpdq_cuda_cache cache = cache_of(state, a->k_cache, a->v_cache);
-      return bpdq_cuda_attention(queue, &heads, state->tensors[a->qkv].data, a->scale, &cache, e->work.attention,
-                                 state->tensors[a->output].data);
-    }
+    case BPDQ_OP_ATTENTION:
+      return launch_attention(queue, e, &op->attention, NULL);
     case BPDQ_OP_TOP_K:
       return launch_top_k(queue, e, &op->top_k);
   }
@@ -215,7 +236,12 @@ static cudaError_t enqueue(bpdq_executable *e, const bpdq_cuda_queue *queue, con
   cudaError_t result = bpdq_cuda_copy_scalars(queue, e->host_run, e->memory, 4 + 2 * e->max_tokens);
   for (size_t i = 0; i < e->op_count && result == cudaSuccess; i++) {
     *failed = e->ops[i].name;
-    result = launch_op(queue, e, &e->ops[i], e->activations);
+    if (rope_fuses(e, i)) {
+      bpdq_cuda_rope rope = rope_of(e->state, &e->ops[i].rope_cache);
+      result = launch_attention(queue, e, &e->ops[++i].attention, &rope);
+    } else {
+      result = launch_op(queue, e, &e->ops[i], e->activations);
+    }
   }
   return result;
 }

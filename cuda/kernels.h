@@ -22,13 +22,15 @@ typedef struct bpdq_cuda_queue {
   bpdq_cuda_failure *failure; /* NULL: nobody asks */
   /* Launches only bring their kernel's code onto the device: code that is loaded lazily may not be loaded while a stream captures. */
   bool load_only;
-  bool dependent_launch; /* programmatic dependent launch (sm_90): a kernel starts while the one before it drains */
+  bool dependent_launch;  /* programmatic dependent launch (sm_90): a kernel starts while the one before it drains */
+  int64_t prefetch_bytes; /* what a product may bring into the L2 cache while it waits for its predecessor; 0: nothing */
   int multiprocessors;
   int shared_per_block; /* bytes that a block may ask for */
   int shared_per_multiprocessor;
 } bpdq_cuda_queue;
 
-/* The scalars of one run in device memory: int32 tokens, then positions [max_tokens] at [4], then sequences [max_tokens]. */
+/* The scalars of one run in device memory: int32 tokens, then positions [max_tokens] at [4], then sequences [max_tokens]. They are in place
+ * before the second kernel of a run starts, so that kernels may read them before they wait for their predecessors. */
 typedef struct bpdq_cuda_run {
   const int32_t *tokens, *positions, *sequences;
 } bpdq_cuda_run;
@@ -60,6 +62,13 @@ cudaError_t bpdq_cuda_prepare_pair(const bpdq_cuda_queue *queue, const bpdq_cuda
  * sum of the integers). group is 64, 128 or 256; columns beyond K count as zero. */
 cudaError_t bpdq_cuda_prepare_bits(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int slices, int group,
                                    int64_t column_tiles, uint32_t *bits, float2 *scales);
+/* f16 rows in the order of layout.h with one scale per 256 columns: `scales` [rows, column_tiles] multiply back. */
+cudaError_t bpdq_cuda_prepare_half_tiles(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,
+                                         float *scales);
+/* Integers of 16 bits as a high and a low signed byte, with one scale per 256 columns: `bytes` [rows, column_tiles, 2, 256] and `scales`
+ * [rows, column_tiles]. */
+cudaError_t bpdq_cuda_prepare_bytes(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *bytes,
+                                    float *scales);
 /* f16 rows in the order of layout.h, divided by a power of two per row that keeps them in range: `row_scale` [rows] multiplies back. */
 cudaError_t bpdq_cuda_prepare_half(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,
                                    float *row_scale);
@@ -88,13 +97,17 @@ typedef struct bpdq_cuda_planes {
 
 /* What a bit-serial launch may vary; 0 takes the default for the shape. */
 typedef struct bpdq_cuda_tuning {
-  int warps, stages, blocks_per_multiprocessor;
+  int warps, depth; /* depth: 1 or 2 */
 } bpdq_cuda_tuning;
 
-/* Bit-serial tensor-core product (planes_bitserial.cuh): 1..8 rows, planes 1..4, group 64, 128 or 256, 16-bit coefficients. */
+/* Bit-serial tensor-core product (planes_bitserial.cuh): one row, planes 1..4, group 64, 128 or 256, 16-bit coefficients. */
 bool bpdq_cuda_bitserial_supports(const bpdq_cuda_planes *planes, int64_t max_rows);
 cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int slices, const uint32_t *bits,
                                 const float2 *scales, const bpdq_cuda_output *output, const bpdq_cuda_tuning *tuning);
+/* f16 tensor-core product of 2..16 rows (one row in formats without a bit-serial kernel): planes 1..4, any group, 16-bit coefficients. */
+bool bpdq_cuda_planes_batch_supports(const bpdq_cuda_planes *planes, int64_t max_rows);
+cudaError_t bpdq_cuda_planes_batch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *scales,
+                                   const bpdq_cuda_output *output);
 /* Exact f32 product of every format and any number of rows: x is f32 [rows, column_tiles * 256]. */
 cudaError_t bpdq_cuda_planes_exact(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const float *x,
                                    const bpdq_cuda_output *output);
@@ -104,15 +117,18 @@ cudaError_t bpdq_cuda_planes_gemm(const bpdq_cuda_queue *queue, const bpdq_cuda_
                                   const bpdq_cuda_output *output);
 
 typedef struct bpdq_cuda_dense {
-  const void *data;    /* [N, stride] of type; columns K .. stride-1 are zero */
-  const float *scales; /* Q8: [N, stride / 256]; the bytes are offset by 128 */
+  const void *data;    /* [N, stride] of type; columns K .. stride-1 are zero. Q8: as in layout.h */
+  const float *scales; /* Q8: [N / 16 rounded up, stride / 256, 16] */
   int type;            /* BPDQ_CUDA_F32, F16, BF16, Q8 */
   int64_t rows, columns, stride;
 } bpdq_cuda_dense;
 
-/* Few rows, f32 activations [rows, stride]; every type. */
+/* Few rows, f32 activations [rows, stride]; every type but Q8. */
 cudaError_t bpdq_cuda_dense_gemv(const bpdq_cuda_queue *queue, const bpdq_cuda_dense *dense, const float *x,
                                  const bpdq_cuda_output *output);
+/* Q8 and any number of rows, on integer tensor cores. */
+cudaError_t bpdq_cuda_dense_q8(const bpdq_cuda_queue *queue, const bpdq_cuda_dense *dense, const void *bytes, const float *scales,
+                               const bpdq_cuda_output *output);
 /* Many rows on tensor cores, F16 and BF16 only, activations as a pair. */
 cudaError_t bpdq_cuda_dense_gemm(const bpdq_cuda_queue *queue, const bpdq_cuda_dense *dense, const void *high, const void *low,
                                  const bpdq_cuda_output *output);
@@ -133,12 +149,22 @@ typedef struct bpdq_cuda_heads {
   bpdq_cuda_run run;
 } bpdq_cuda_heads;
 
-cudaError_t bpdq_cuda_rope_cache(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, float *qkv, const float *rope_table,
-                                 const float *q_norm, const float *k_norm, float epsilon, const bpdq_cuda_cache *cache);
+typedef struct bpdq_cuda_rope {
+  float *qkv;                   /* [tokens, (heads + 2 kv_heads) * head_dim] */
+  const float *table;           /* [context, head_dim] */
+  const float *q_norm, *k_norm; /* [head_dim] or NULL */
+  float epsilon;
+} bpdq_cuda_rope;
+
+cudaError_t bpdq_cuda_rope_cache(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope,
+                                 const bpdq_cuda_cache *cache);
+/* Whether attention can do the rotation and the cache writes itself: one token, and heads whose halves are whole units of 32. */
+bool bpdq_cuda_attention_fuses_rope(const bpdq_cuda_heads *heads);
 /* Bytes of scratch (zeroed once by the caller) that attention needs. */
 uint64_t bpdq_cuda_attention_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads);
-cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const float *qkv, float scale,
-                                const bpdq_cuda_cache *cache, void *scratch, float *output);
+/* `rope` is NULL, or what is to be done to qkv and the cache first. */
+cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope, const float *qkv,
+                                float scale, const bpdq_cuda_cache *cache, void *scratch, float *output);
 
 /* ---- sampling ---- */
 

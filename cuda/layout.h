@@ -7,6 +7,7 @@
  *   planes        uint32 [row_tiles, column_tiles, planes, 32 lanes, 4]
  *   coefficients  16 bit [row_tiles, groups, planes + 1, 8 (r), 2 (row r, row r + 8)]; the slot `planes` is the group's bias
  *   bits of x     uint32 [tokens, column_tiles, slices, 8 (bit), 4 (q), 2 (half of the tile)]; slice s holds bits 8s .. 8s+7
+ *   8-bit dense   int8 [row_tiles, column_tiles, 4 (64 columns), 2 (row r, row r + 8), 32 lanes, 16 columns]
  *   f16 of x      [tokens, column_tiles * 256], the columns of each 128 in the order of bpdq_cuda_half_position
  *
  * Plain integer functions for host and device: tests/unit/test_cuda_layout.c replays the fragment rules on the CPU.
@@ -41,6 +42,14 @@ BPDQ_HOST_DEVICE static inline int64_t bpdq_cuda_coefficient(int64_t row, int64_
 
 /* Index, within one slice of one column tile (64 words), of the word with bit `bit` of the columns 32 * word .. 32 * word + 31. */
 BPDQ_HOST_DEVICE static inline int bpdq_cuda_bit_word(int bit, int word) { return bit * 8 + (word & 3) * 2 + (word >> 2); }
+
+/* Index of element (row, column) of an 8-bit dense matrix: a lane (r, q) reads its 16 columns of a row at once, for two steps of
+ * mma.m16n8k32, whose columns are taken in that order. */
+BPDQ_HOST_DEVICE static inline int64_t bpdq_cuda_q8_index(int64_t row, int64_t column, int64_t column_tiles) {
+  int64_t tile = (row >> 4) * column_tiles + (column >> 8);
+  int part = (int)((column >> 6) & 3) * 2 + (int)((row >> 3) & 1), lane = (int)(row & 7) * 4 + (int)((column >> 4) & 3);
+  return (tile * 8 + part) * 512 + lane * 16 + (column & 15);
+}
 
 /* Position, within a block of 128, of column `column` of an f16 activation row. A lane q of mma.m16n8k16 that holds the plane word of
  * columns 32q .. 32q + 31 takes bits 4j .. 4j + 3 and 4j + 16 .. 4j + 19 in the two k-steps 2j and 2j + 1, paired (i, i + 16); the

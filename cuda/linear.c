@@ -2,11 +2,13 @@
 #include "internal.h"
 
 typedef enum linear_method {
-  METHOD_BITSERIAL,   /* activations as bit-planes of integers; few rows */
-  METHOD_PLANES_GEMM, /* f16 activations; many rows, or formats that the bit-serial kernels leave out */
+  METHOD_BITSERIAL,    /* activations as bit-planes of integers; one row */
+  METHOD_PLANES_BATCH, /* f16 activations; few rows, or one in formats that the bit-serial kernels leave out */
+  METHOD_PLANES_GEMM,  /* f16 activations; many rows */
   METHOD_PLANES_EXACT,
   METHOD_DENSE_GEMV, /* f32 activations */
-  METHOD_DENSE_GEMM  /* activations as a pair of 16-bit numbers */
+  METHOD_DENSE_GEMM, /* activations as a pair of 16-bit numbers */
+  METHOD_DENSE_Q8    /* activations as integers of 16 bits in two bytes */
 } linear_method;
 
 #define GEMV_ROWS 16 /* up to this many rows a dense product reads its weights row by row */
@@ -16,11 +18,13 @@ static int64_t rows_of(const bpdq_op_linear *op, int64_t max_tokens) { return op
 
 static linear_method method_of(const bpdq_weight *weight, int64_t rows, bpdq_activations activations) {
   if (weight->kind == BPDQ_WEIGHT_DENSE) {
+    if (weight->dense.type == BPDQ_CUDA_Q8) return METHOD_DENSE_Q8;
     bool tensor_cores = weight->dense.type == BPDQ_CUDA_F16 || weight->dense.type == BPDQ_CUDA_BF16;
     return tensor_cores && rows > GEMV_ROWS ? METHOD_DENSE_GEMM : METHOD_DENSE_GEMV;
   }
   if (activations == BPDQ_ACTIVATIONS_F32) return METHOD_PLANES_EXACT;
   if (bpdq_cuda_bitserial_supports(&weight->planes, rows)) return METHOD_BITSERIAL;
+  if (bpdq_cuda_planes_batch_supports(&weight->planes, rows)) return METHOD_PLANES_BATCH;
   return rows > EXACT_ROWS && bpdq_cuda_planes_gemm_supports(&weight->planes) ? METHOD_PLANES_GEMM : METHOD_PLANES_EXACT;
 }
 
@@ -32,6 +36,10 @@ static uint64_t work_arrays(const bpdq_weight *weight, linear_method method, int
     case METHOD_BITSERIAL:
       first = n * (uint64_t)p->column_tiles * (uint64_t)slices * 256;
       then = n * (uint64_t)p->groups * sizeof(float2);
+      break;
+    case METHOD_PLANES_BATCH:
+      first = n * (uint64_t)p->column_tiles * 512;
+      then = n * (uint64_t)p->column_tiles * sizeof(float);
       break;
     case METHOD_PLANES_GEMM:
       first = n * (uint64_t)p->column_tiles * 512;
@@ -45,6 +53,10 @@ static uint64_t work_arrays(const bpdq_weight *weight, linear_method method, int
       break;
     case METHOD_DENSE_GEMM:
       first = then = n * (uint64_t)weight->dense.stride * 2;
+      break;
+    case METHOD_DENSE_Q8:
+      first = n * (uint64_t)weight->dense.stride * 2;
+      then = n * (uint64_t)(weight->dense.stride / 256) * sizeof(float);
       break;
   }
   *second = (first + 255) / 256 * 256;
@@ -96,6 +108,10 @@ cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executab
       result = bpdq_cuda_prepare_bits(queue, &prepare, slices, w->planes.group, w->planes.column_tiles, first, second);
       if (result != cudaSuccess) return result;
       return bpdq_cuda_bitserial(queue, &w->planes, slices, first, second, &output, NULL);
+    case METHOD_PLANES_BATCH:
+      result = bpdq_cuda_prepare_half_tiles(queue, &prepare, w->planes.column_tiles, first, second);
+      if (result != cudaSuccess) return result;
+      return bpdq_cuda_planes_batch(queue, &w->planes, first, second, &output);
     case METHOD_PLANES_GEMM:
       result = bpdq_cuda_prepare_half(queue, &prepare, w->planes.column_tiles, first, second);
       if (result != cudaSuccess) return result;
@@ -108,6 +124,10 @@ cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executab
       result = bpdq_cuda_prepare_f32(queue, &prepare, first, w->dense.stride);
       if (result != cudaSuccess) return result;
       return bpdq_cuda_dense_gemv(queue, &w->dense, first, &output);
+    case METHOD_DENSE_Q8:
+      result = bpdq_cuda_prepare_bytes(queue, &prepare, w->dense.stride / 256, first, second);
+      if (result != cudaSuccess) return result;
+      return bpdq_cuda_dense_q8(queue, &w->dense, first, second, &output);
     default:
       result = bpdq_cuda_prepare_pair(queue, &prepare, w->dense.type, first, second, w->dense.stride);
       if (result != cudaSuccess) return result;

@@ -62,9 +62,10 @@ static uint64_t lay_out_planes(bpdq_weight *w, const bpdq_weight_desc *desc, int
 static uint64_t lay_out_dense(bpdq_weight *w, int type, uint64_t *scales_at) {
   w->dense = (bpdq_cuda_dense){.type = type, .rows = w->rows, .columns = w->columns};
   w->dense.stride = (int64_t)bpdq_round_up((uint64_t)w->columns, type == BPDQ_CUDA_Q8 ? 256 : 64);
-  uint64_t numbers = (uint64_t)w->rows * (uint64_t)w->dense.stride * size_of(type);
+  uint64_t rows = type == BPDQ_CUDA_Q8 ? bpdq_round_up((uint64_t)w->rows, 16) : (uint64_t)w->rows;
+  uint64_t numbers = rows * (uint64_t)w->dense.stride * size_of(type);
   *scales_at = numbers = bpdq_round_up(numbers, 256);
-  return numbers + (type == BPDQ_CUDA_Q8 ? (uint64_t)w->rows * (uint64_t)(w->dense.stride / 256) * 4 : 0);
+  return numbers + (type == BPDQ_CUDA_Q8 ? rows * (uint64_t)(w->dense.stride / 256) * 4 : 0);
 }
 
 static bpdq_status allocate_weight(cuda_backend *backend, const bpdq_weight_desc *desc, int64_t rows, int type, bpdq_weight **result,
@@ -255,7 +256,8 @@ static cudaError_t fill_randomly(cuda_backend *backend, const bpdq_weight *w, ui
   if (w->dense.type != BPDQ_CUDA_Q8) return bpdq_cuda_random_numbers(stream, w->memory, w->dense.type, count, magnitude, seed);
   cudaError_t result = bpdq_cuda_random_words(stream, w->memory, count / 4, seed);
   if (result != cudaSuccess) return result;
-  return bpdq_cuda_fill_f32(stream, (float *)w->dense.scales, (uint64_t)w->rows * (uint64_t)(w->dense.stride / 256), magnitude / 127);
+  return bpdq_cuda_fill_f32(stream, (float *)w->dense.scales, bpdq_round_up((uint64_t)w->rows, 16) * (uint64_t)(w->dense.stride / 256),
+                            magnitude / 127);
 }
 
 bpdq_status cuda_weight_random(bpdq_backend *base, const bpdq_weight_desc *desc, uint64_t seed, bpdq_weight **weight, bpdq_error *error) {

@@ -4,7 +4,7 @@
  *
  *   bpdq-cuda-bench [--tune] [--filter TEXT]
  *
- * --tune sweeps warps, stages and blocks per multiprocessor of the bit-serial kernel. */
+ * --tune sweeps warps and depth of the bit-serial kernel. */
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -132,7 +132,8 @@ static cudaError_t launch_planes_gemm(const bench *b, void *context, uint64_t of
   const planes_case *c = context;
   bpdq_cuda_planes planes = placed(b, c, offset);
   bpdq_cuda_output output = output_of(b, planes.rows, c->rows);
-  return bpdq_cuda_planes_gemm(&b->queue, &planes, b->inputs, (const float *)b->work, &output);
+  return c->rows <= 16 ? bpdq_cuda_planes_batch(&b->queue, &planes, b->inputs, (const float *)b->work, &output)
+                       : bpdq_cuda_planes_gemm(&b->queue, &planes, b->inputs, (const float *)b->work, &output);
 }
 
 static cudaError_t launch_exact(const bench *b, void *context, uint64_t offset) {
@@ -154,52 +155,46 @@ static const shape shapes[] = {{"1b", "qkv", 3072, 2048},   {"1b", "o", 2048, 20
                                {"72b", "down", 8192, 29568}};
 #define SHAPES (sizeof shapes / sizeof *shapes)
 
-static void time_bitserial(bench *b, const shape *s, int planes, int group, int slices, int rows, bpdq_cuda_tuning tuning) {
+static void time_bitserial(bench *b, const shape *s, int planes, int group, int slices, bpdq_cuda_tuning tuning) {
   char name[160];
-  planes_case c = make_planes(s->n, s->k, planes, group, slices, rows > 1 ? 8 : 1);
+  planes_case c = make_planes(s->n, s->k, planes, group, slices, 1);
   c.tuning = tuning;
-  snprintf(name, sizeof name, "bitserial %s.%s %lldx%lld k=%d g=%d act=%d rows=%d warps=%d stages=%d blocks=%d", s->model, s->name,
-           (long long)s->n, (long long)s->k, planes, group, 8 * slices, rows, tuning.warps, tuning.stages,
-           tuning.blocks_per_multiprocessor);
+  snprintf(name, sizeof name, "bitserial %s.%s %lldx%lld k=%d g=%d act=%d warps=%d depth=%d", s->model, s->name, (long long)s->n,
+           (long long)s->k, planes, group, 8 * slices, tuning.warps, tuning.depth);
   if (!wanted(b, name)) return;
-  set_tokens(b, rows, 0);
+  set_tokens(b, 1, 0);
   report(b, name, measure(b, launch_bitserial, &c, planes_bytes(&c)), planes_bytes(&c), 0);
 }
 
 static void bench_bitserial(bench *b) {
-  const bpdq_cuda_tuning automatic = {0, 0, 0};
+  const bpdq_cuda_tuning automatic = {0, 0};
   for (size_t i = 0; i < SHAPES; i++)
     for (int group = 64; group <= 256; group *= 2)
-      for (int slices = 1; slices <= 2; slices++) time_bitserial(b, &shapes[i], 2, group, slices, 1, automatic);
+      for (int slices = 1; slices <= 2; slices++) time_bitserial(b, &shapes[i], 2, group, slices, automatic);
   for (int planes = 1; planes <= 4; planes++)
     for (int slices = 1; slices <= 2; slices++)
-      for (int group = 64; group <= 256; group *= 2) time_bitserial(b, &shapes[7], planes, group, slices, 1, automatic);
-  for (size_t i = 4; i < SHAPES; i++)
-    for (int rows = 2; rows <= 8; rows *= 2)
-      for (int slices = 1; slices <= 2; slices++) time_bitserial(b, &shapes[i], 2, 128, slices, rows, automatic);
+      for (int group = 64; group <= 256; group *= 2) time_bitserial(b, &shapes[7], planes, group, slices, automatic);
 }
 
 static void tune_bitserial(bench *b) {
-  static const int warps[] = {4, 8, 12, 16}, stages[] = {2, 4, 8};
+  static const int warps[] = {4, 8, 12, 16}, depths[] = {1, 2};
   for (size_t i = 4; i < SHAPES; i++)
     for (int slices = 1; slices <= 2; slices++)
       for (int w = 0; w < 4; w++)
-        for (int s = 0; s < 3; s++)
-          for (int blocks = 1; blocks <= 2; blocks++)
-            time_bitserial(b, &shapes[i], 2, i < 9 ? 128 : 256, slices, 1, (bpdq_cuda_tuning){warps[w], stages[s], blocks});
+        for (int d = 0; d < 2; d++) time_bitserial(b, &shapes[i], 2, i < 9 ? 128 : 256, slices, (bpdq_cuda_tuning){warps[w], depths[d]});
 }
 
 static void bench_gemm(bench *b) {
-  static const int tokens[] = {16, 64, 512};
+  static const int tokens[] = {2, 8, 16, 64, 512};
   for (size_t i = 4; i < SHAPES; i++)
     for (int planes = 2; planes <= 4; planes++)
-      for (int t = 0; t < 3; t++) {
+      for (int t = 0; t < 5; t++) {
         if (planes > 2 && (i != 7 || tokens[t] != 512)) continue;
         char name[120];
         const shape *s = &shapes[i];
         planes_case c = make_planes(s->n, s->k, planes, 128, 0, tokens[t]);
-        snprintf(name, sizeof name, "planes-gemm %s.%s %lldx%lld k=%d g=128 rows=%d", s->model, s->name, (long long)s->n, (long long)s->k,
-                 planes, tokens[t]);
+        snprintf(name, sizeof name, "%s %s.%s %lldx%lld k=%d g=128 rows=%d", tokens[t] <= 16 ? "planes-batch" : "planes-gemm", s->model,
+                 s->name, (long long)s->n, (long long)s->k, planes, tokens[t]);
         if (!wanted(b, name)) continue;
         set_tokens(b, tokens[t], 0);
         report(b, name, measure(b, launch_planes_gemm, &c, planes_bytes(&c)), planes_bytes(&c), 2.0 * (double)(s->n * s->k) * tokens[t]);
@@ -224,6 +219,7 @@ static cudaError_t launch_dense(const bench *b, void *context, uint64_t offset) 
   bpdq_cuda_output output = output_of(b, dense.rows, c->rows);
   dense.data = b->pool + offset;
   dense.scales = (const float *)(b->pool + offset + c->data_bytes);
+  if (dense.type == BPDQ_CUDA_Q8) return bpdq_cuda_dense_q8(&b->queue, &dense, b->inputs, (const float *)b->work, &output);
   if (c->rows > 16) return bpdq_cuda_dense_gemm(&b->queue, &dense, b->inputs, b->work, &output);
   return bpdq_cuda_dense_gemv(&b->queue, &dense, (const float *)b->inputs, &output);
 }
@@ -257,6 +253,7 @@ typedef struct other_case {
   bpdq_cuda_cache cache;
   bpdq_cuda_top_k top;
   int slices;
+  bool fused; /* attention with the rotation */
 } other_case;
 
 static cudaError_t launch_prepare(const bench *b, void *context, uint64_t offset) {
@@ -276,7 +273,9 @@ static cudaError_t launch_attention(const bench *b, void *context, uint64_t offs
   cache.keys = b->pool + offset;
   cache.values = b->pool + offset + (uint64_t)(cache.rows * c->heads.kv_heads * cache.width * 2);
   cache.key_scales = cache.value_scales = (float *)b->inputs;
-  return bpdq_cuda_attention(&b->queue, &c->heads, (const float *)b->inputs, 0.088f, &cache, b->work, (float *)b->outputs);
+  bpdq_cuda_rope rope = {(float *)b->inputs, (const float *)b->outputs, NULL, NULL, 0};
+  return bpdq_cuda_attention(&b->queue, &c->heads, c->fused ? &rope : NULL, (const float *)b->inputs, 0.088f, &cache, b->work,
+                             (float *)b->outputs);
 }
 static cudaError_t launch_rope(const bench *b, void *context, uint64_t offset) {
   const other_case *c = context;
@@ -284,7 +283,8 @@ static cudaError_t launch_rope(const bench *b, void *context, uint64_t offset) {
   (void)offset;
   cache.keys = b->work;
   cache.values = b->work + (64 << 20);
-  return bpdq_cuda_rope_cache(&b->queue, &c->heads, (float *)b->inputs, (const float *)b->outputs, NULL, NULL, 0, &cache);
+  bpdq_cuda_rope rope = {(float *)b->inputs, (const float *)b->outputs, NULL, NULL, 0};
+  return bpdq_cuda_rope_cache(&b->queue, &c->heads, &rope, &cache);
 }
 static cudaError_t launch_top(const bench *b, void *context, uint64_t offset) {
   const other_case *c = context;
@@ -294,7 +294,7 @@ static cudaError_t launch_top(const bench *b, void *context, uint64_t offset) {
 
 static void bench_attention(bench *b, int heads, int kv_heads, int type, int tokens, int depth) {
   char name[120];
-  other_case c = {.heads = {heads, kv_heads, 128, depth + tokens, tokens > 1 ? 512 : 1, b->run}};
+  other_case c = {.heads = {heads, kv_heads, 128, depth + tokens, tokens > 1 ? 512 : 1, b->run}, .fused = tokens == 1};
   c.cache = (bpdq_cuda_cache){.rows = (depth + tokens + 31) / 32 * 32, .width = 128, .type = type};
   uint64_t bytes = (uint64_t)(c.cache.rows * kv_heads * 128 * 2 * (type == BPDQ_CUDA_Q8 ? 1 : 2));
   snprintf(name, sizeof name, "attention %d/%d heads %s tokens=%d depth=%d", heads, kv_heads, type == BPDQ_CUDA_Q8 ? "q8" : "f16", tokens,

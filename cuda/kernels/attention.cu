@@ -6,8 +6,11 @@
  *
  * Both products run on the tensor cores (m16n8k16, f16 operands, f32 sums). The operands' columns are taken in an order in which each
  * lane's share is 16 consecutive bytes of the cache: dims 8q .. 8q + 7 of each 32 for the scores, positions 8q .. 8q + 7 for the
- * values (layout.h). Queries and probabilities enter as the sum of two f16 numbers, so that only the cache's own precision counts. */
-#include "kernels/device.cuh"
+ * values (layout.h). Queries and probabilities enter as the sum of two f16 numbers, so that only the cache's own precision counts.
+ *
+ * The decode of one token also rotates q and k and writes the cache here: each block turns its own queries, and the block that meets the
+ * newest position writes it first. */
+#include "kernels/rope.cuh"
 
 #define WARPS 4
 #define MAX_SPLITS 64
@@ -22,6 +25,8 @@ typedef struct attention_arguments {
   int32_t *arrivals; /* [tiles], zero between runs */
   float *partial;    /* [tiles, splits, 16, width + 2]: sums, then maximum and denominator */
   float *output;
+  bool rotate; /* the rope's work is done here */
+  bpdq_cuda_rope rope;
 } attention_arguments;
 
 __device__ __forceinline__ static uint32_t pack_halves(float a, float b) {
@@ -60,25 +65,70 @@ struct warp_state {
   int64_t first[2], last[2]; /* cache rows that each of the two rows may see; last < first: none */
 };
 
+/* One row's query: dims 32u + 8q .. 32u + 8q + 7. Zeros where there is no query. */
 template <int UNITS>
-__device__ static void load_queries(warp_state<UNITS> &s, const attention_arguments &a, const float *const query[2], int q) {
+__device__ static void load_query(float v[UNITS][8], const float *query, int head_dim, int q) {
+  bool whole = head_dim == UNITS * 32; /* then every row starts at a multiple of 16 bytes */
 #pragma unroll
   for (int u = 0; u < UNITS; u++)
+    if (whole) {
+      const float4 *from = (const float4 *)(query + u * 32 + q * 8);
+      float4 low = query ? from[0] : make_float4(0, 0, 0, 0), high = query ? from[1] : make_float4(0, 0, 0, 0);
+      v[u][0] = low.x, v[u][1] = low.y, v[u][2] = low.z, v[u][3] = low.w;
+      v[u][4] = high.x, v[u][5] = high.y, v[u][6] = high.z, v[u][7] = high.w;
+    } else {
 #pragma unroll
-    for (int row = 0; row < 2; row++) {
-      float v[8];
+      for (int i = 0; i < 8; i++) v[u][i] = query && u * 32 + q * 8 + i < head_dim ? query[u * 32 + q * 8 + i] : 0;
+    }
+}
+
+/* Norm and rotation of a query in registers: dim d and d + head_dim / 2 are in the same lane. */
+template <int UNITS>
+__device__ static void rotate_query(float v[UNITS][8], const attention_arguments &a, int q, int64_t position) {
+  constexpr int HALF = UNITS / 2;
+  if (a.rope.q_norm) {
+    float squares = 0;
 #pragma unroll
-      for (int i = 0; i < 8; i++) {
-        int dim = u * 32 + q * 8 + i;
-        v[i] = query[row] && dim < a.heads.head_dim ? query[row][dim] * a.scale : 0;
-      }
+    for (int u = 0; u < UNITS; u++)
+#pragma unroll
+      for (int i = 0; i < 8; i++) squares = fmaf(v[u][i], v[u][i], squares);
+    squares += __shfl_xor_sync(~0u, squares, 1);
+    squares += __shfl_xor_sync(~0u, squares, 2);
+    float factor = 1.0f / sqrtf(squares / (UNITS * 32) + a.rope.epsilon);
+#pragma unroll
+    for (int u = 0; u < UNITS; u++)
+#pragma unroll
+      for (int i = 0; i < 8; i++) v[u][i] *= factor * a.rope.q_norm[u * 32 + q * 8 + i];
+  }
+  const float *table = a.rope.table + position * (UNITS * 32) + q * 8;
+#pragma unroll
+  for (int u = 0; u < HALF; u++)
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      float c = table[u * 32 + i], s = table[(u + HALF) * 32 + i], first = v[u][i], second = v[u + HALF][i];
+      v[u][i] = first * c - second * s;
+      v[u + HALF][i] = second * c + first * s;
+    }
+}
+
+template <int UNITS>
+__device__ static void load_queries(warp_state<UNITS> &s, const attention_arguments &a, const float *const query[2], int q,
+                                    int64_t position) {
+#pragma unroll
+  for (int row = 0; row < 2; row++) {
+    float v[UNITS][8];
+    load_query<UNITS>(v, query[row], a.heads.head_dim, q);
+    if (UNITS % 2 == 0 && a.rotate) rotate_query<UNITS>(v, a, q, position);
+#pragma unroll
+    for (int u = 0; u < UNITS; u++)
 #pragma unroll
       for (int pair = 0; pair < 4; pair++) {
-        uint32_t high = pack_halves(v[2 * pair], v[2 * pair + 1]);
+        float first = v[u][2 * pair] * a.scale, second = v[u][2 * pair + 1] * a.scale;
+        uint32_t high = pack_halves(first, second);
         s.q_high[u][pair >> 1][row + 2 * (pair & 1)] = high;
-        s.q_low[u][pair >> 1][row + 2 * (pair & 1)] = pack_rest(v[2 * pair], v[2 * pair + 1], high);
+        s.q_low[u][pair >> 1][row + 2 * (pair & 1)] = pack_rest(first, second, high);
       }
-    }
+  }
 }
 
 /* scores[j][i]: position 8q + 2j + (i & 1) of the block, row r (i < 2) or r + 8. */
@@ -191,19 +241,26 @@ __device__ static void store_warp(const warp_state<UNITS> &s, float *part, int l
   }
 }
 
-/* One element of the merge of `count` parts, `pitch` floats apart: column < width gives the merged sum, with maximum and denominator. */
-__device__ static float merge(const float *parts, int count, int64_t pitch, int column, int width, float *maximum, float *denominator) {
-  float largest = -INFINITY, sum = 0, total = 0;
-  for (int i = 0; i < count; i++) largest = fmaxf(largest, __ldcg(parts + i * pitch + width));
-  float shift = largest == -INFINITY ? 0 : largest;
-  for (int i = 0; i < count; i++) {
-    float factor = exp2f(__ldcg(parts + i * pitch + width) - shift);
-    sum = fmaf(factor, __ldcg(parts + i * pitch + column), sum);
-    total = fmaf(factor, __ldcg(parts + i * pitch + width + 1), total);
+/* One warp: the factors that merge `count` splits of a row. `parts` is the first split's (maximum, denominator). */
+__device__ static void split_factors(const float *parts, int count, int pitch, float factors[MAX_SPLITS]) {
+  float2 own[MAX_SPLITS / 32];
+  float largest = -INFINITY, total = 0;
+#pragma unroll
+  for (int i = 0; i < MAX_SPLITS / 32; i++) {
+    int split = i * 32 + (threadIdx.x & 31);
+    own[i] = split < count ? __ldcg((const float2 *)(parts + (int64_t)split * pitch)) : make_float2(-INFINITY, 0);
+    largest = fmaxf(largest, own[i].x);
   }
-  *maximum = largest;
-  *denominator = total;
-  return sum;
+  largest = warp_max(largest);
+  float shift = largest == -INFINITY ? 0 : largest;
+#pragma unroll
+  for (int i = 0; i < MAX_SPLITS / 32; i++) {
+    own[i].x = exp2f(own[i].x - shift);
+    total = fmaf(own[i].x, own[i].y, total);
+  }
+  total = warp_sum(total);
+#pragma unroll
+  for (int i = 0; i < MAX_SPLITS / 32; i++) factors[i * 32 + (threadIdx.x & 31)] = own[i].x / total;
 }
 
 /* What tile row `row` is: its token, or -1, and its query head. */
@@ -220,29 +277,80 @@ __device__ static void write_output(const attention_arguments &a, int row, int c
   if (token >= 0 && column < a.heads.head_dim) a.output[((int64_t)token * a.heads.heads + head) * a.heads.head_dim + column] = value;
 }
 
+/* Which blocks of 32 cache rows this block takes of one sequence's share of the tile. */
+typedef struct block_share {
+  int64_t first_block;  /* of the sequence, in the cache */
+  int from, to, active; /* from .. to - 1 are this block's; `active` splits have any */
+} block_share;
+
+__device__ static block_share share_of(const attention_arguments &a, int first_token, int end_token, int64_t *start) {
+  *start = (int64_t)__ldcg(a.heads.run.sequences + first_token) * a.heads.context;
+  int64_t end = *start + __ldcg(a.heads.run.positions + end_token - 1);
+  int blocks = (int)((end >> 5) - (*start >> 5)) + 1;
+  int share = max(WARPS, (blocks + a.splits - 1) / a.splits);
+  block_share s;
+  s.first_block = *start >> 5;
+  s.from = blockIdx.x * share;
+  s.to = min(blocks, s.from + share);
+  s.active = (blocks + share - 1) / share;
+  return s;
+}
+
+/* Asks for the keys and values of the warp's first block: they were written by earlier runs, or are of this run and then near anyway. */
+template <int UNITS, bool Q8>
+__device__ static void prefetch_cache(const attention_arguments &a, const block_share &share) {
+  constexpr int ELEMENT = Q8 ? 1 : 2, BYTES = 32 * UNITS * 32 * ELEMENT;
+  int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, head = blockIdx.y / a.head_tiles;
+  if (share.from + warp >= share.to) return;
+  int64_t row = (share.first_block + share.from + warp) * 32;
+  const char *keys = (const char *)a.cache.keys + bpdq_cuda_key_index(head, row, a.cache.rows, UNITS * 32) * ELEMENT;
+  const char *values = (const char *)a.cache.values + bpdq_cuda_value_index(head, row, 0, a.cache.rows, UNITS * 32) * ELEMENT;
+  for (int i = lane * 128; i < BYTES; i += 32 * 128) {
+    prefetch_l2(keys + i);
+    prefetch_l2(values + i);
+  }
+}
+
 /* Processes one sequence's share of the tile: tokens first_token .. end_token - 1 have this sequence. Returns the number of active splits.
  */
 template <int UNITS, bool Q8>
 __device__ static int attend(warp_state<UNITS> &s, const attention_arguments &a, int first_token, int end_token, const int row_token[2]) {
   int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, head = blockIdx.y / a.head_tiles;
-  int64_t start = a.heads.run.sequences[first_token] * a.heads.context;
-  int64_t end = start + a.heads.run.positions[end_token - 1];
+  int64_t start;
+  block_share share = share_of(a, first_token, end_token, &start);
 #pragma unroll
   for (int row = 0; row < 2; row++) {
     bool mine = row_token[row] >= first_token && row_token[row] < end_token;
     s.first[row] = start;
-    s.last[row] = mine ? start + a.heads.run.positions[row_token[row]] : -1;
+    s.last[row] = mine ? start + __ldcg(a.heads.run.positions + row_token[row]) : -1;
   }
-  int blocks = (int)((end >> 5) - (start >> 5)) + 1;
-  int share = max(WARPS, (blocks + a.splits - 1) / a.splits);
-  int from = blockIdx.x * share, to = min(blocks, from + share);
-  for (int block = from + warp; block < to; block += WARPS) {
+  for (int block = share.from + warp; block < share.to; block += WARPS) {
     float scores[4][4];
-    block_scores<UNITS, Q8>(s, a, head, (start >> 5) + block, lane, scores);
+    block_scores<UNITS, Q8>(s, a, head, share.first_block + block, lane, scores);
     update_softmax<UNITS>(s, scores);
-    add_values<UNITS, Q8>(s, a, head, (start >> 5) + block, lane, scores);
+    add_values<UNITS, Q8>(s, a, head, share.first_block + block, lane, scores);
   }
-  return (blocks + share - 1) / share;
+  return share.active;
+}
+
+/* One token's key and value of this block's head, by the block that will read them. */
+__device__ static void write_newest(const attention_arguments &a, const block_share &share) {
+  int warp = threadIdx.x >> 5, head = blockIdx.y / a.head_tiles, position = __ldcg(a.heads.run.positions);
+  if (share.to <= share.from || (int)blockIdx.x != share.active - 1) return;
+  int64_t row = (int64_t)__ldcg(a.heads.run.sequences) * a.heads.context + position;
+  const rope_arguments rope = {a.heads, a.rope, a.cache};
+  if (warp < 2) rope_head(rope, 0, a.heads.heads + warp * a.heads.kv_heads + head, position, row);
+  __syncthreads();
+}
+
+/* The rotated queries go back in place, as the operation promises, once all blocks of the tile have read them. */
+__device__ static void write_queries(const attention_arguments &a) {
+  int position = __ldcg(a.heads.run.positions);
+  const rope_arguments rope = {a.heads, a.rope, a.cache};
+  for (int row = threadIdx.x >> 5; row < 16; row += WARPS) {
+    int head, token = tile_row(a, row, 1, &head);
+    if (token == 0) rope_head(rope, 0, head, position, 0);
+  }
 }
 
 /* Merges the splits of a tile once the last of its blocks is here. */
@@ -260,10 +368,23 @@ __device__ static void finish_tile(const attention_arguments &a, int tile, int a
   if (!last_block) return;
   __threadfence();
   const float *parts = a.partial + (int64_t)tile * a.splits * 16 * PITCH;
-  for (int i = threadIdx.x; i < 16 * WIDTH; i += WARPS * 32) {
-    float maximum, denominator, sum = merge(parts + i / WIDTH * PITCH, active, 16 * PITCH, i % WIDTH, WIDTH, &maximum, &denominator);
-    write_output(a, i / WIDTH, i % WIDTH, tokens, sum / denominator);
+  int used = a.tokens_per_tile * a.heads_per_tile;
+  __shared__ float factors[16][MAX_SPLITS]; /* what a split's sums count for, over the row's denominator */
+  for (int row = threadIdx.x >> 5; row < used; row += WARPS) split_factors(parts + row * PITCH + WIDTH, active, 16 * PITCH, factors[row]);
+  __syncthreads();
+  for (int i = threadIdx.x; i < used * (WIDTH / 2); i += WARPS * 32) {
+    int row = i / (WIDTH / 2), column = i % (WIDTH / 2) * 2;
+    float2 sum = make_float2(0, 0);
+#pragma unroll 16
+    for (int split = 0; split < active; split++) {
+      float2 part = __ldcg((const float2 *)(parts + (int64_t)split * 16 * PITCH + row * PITCH + column));
+      sum.x = fmaf(factors[row][split], part.x, sum.x);
+      sum.y = fmaf(factors[row][split], part.y, sum.y);
+    }
+    write_output(a, row, column, tokens, sum.x);
+    write_output(a, row, column + 1, tokens, sum.y);
   }
+  if (a.rotate) write_queries(a);
 }
 
 template <int UNITS, bool Q8>
@@ -271,10 +392,15 @@ __global__ void __launch_bounds__(WARPS * 32) attention_kernel(attention_argumen
   constexpr int WIDTH = UNITS * 32, PITCH = WIDTH + 2;
   extern __shared__ float merged[]; /* [WARPS][16][PITCH] */
   let_dependents_launch();
-  wait_for_predecessors();
-  int tokens = *a.heads.run.tokens, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  int tokens = run_tokens(a.heads.run), lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   int first_token = blockIdx.z * a.tokens_per_tile, end_token = min(tokens, first_token + a.tokens_per_tile);
   if (first_token >= tokens) return;
+  int64_t start;
+  block_share share = share_of(a, first_token, first_token + 1, &start);
+  if (a.tokens_per_tile == 1 && (int)blockIdx.x >= share.active) return;
+  prefetch_cache<UNITS, Q8>(a, share);
+  wait_for_predecessors();
+  if (a.rotate) write_newest(a, share);
 
   warp_state<UNITS> s;
   const float *query[2];
@@ -288,14 +414,14 @@ __global__ void __launch_bounds__(WARPS * 32) attention_kernel(attention_argumen
     s.maximum[row] = -INFINITY;
     s.denominator[row] = 0;
   }
-  load_queries<UNITS>(s, a, query, lane & 3);
+  load_queries<UNITS>(s, a, query, lane & 3, __ldcg(a.heads.run.positions + first_token));
 #pragma unroll
   for (int d = 0; d < UNITS * 4; d++) s.sums[d][0] = s.sums[d][1] = s.sums[d][2] = s.sums[d][3] = 0;
 
   int active = 1;
   for (int token = first_token; token < end_token;) { /* rows of one sequence are consecutive */
     int next = token + 1;
-    while (next < end_token && a.heads.run.sequences[next] == a.heads.run.sequences[token]) next++;
+    while (next < end_token && __ldcg(a.heads.run.sequences + next) == __ldcg(a.heads.run.sequences + token)) next++;
     active = max(active, attend<UNITS, Q8>(s, a, token, next, row_token));
     token = next;
   }
@@ -305,7 +431,8 @@ __global__ void __launch_bounds__(WARPS * 32) attention_kernel(attention_argumen
   __syncthreads();
   int tile = blockIdx.z * gridDim.y + blockIdx.y;
   float *part = a.partial + ((int64_t)tile * a.splits + blockIdx.x) * 16 * PITCH;
-  for (int i = threadIdx.x; i < 16 * WIDTH; i += WARPS * 32) {
+  int used = a.tokens_per_tile * a.heads_per_tile; /* rows of the tile that mean anything */
+  for (int i = threadIdx.x; i < used * WIDTH; i += WARPS * 32) {
     int row = i / WIDTH, column = i % WIDTH;
     float largest = -INFINITY, sum = 0, denominator = 0;
     const float *rows = merged + row * PITCH;
@@ -326,7 +453,10 @@ __global__ void __launch_bounds__(WARPS * 32) attention_kernel(attention_argumen
       }
     }
   }
-  if (active > 1) finish_tile<UNITS>(a, tile, active, tokens);
+  if (active > 1)
+    finish_tile<UNITS>(a, tile, active, tokens);
+  else if (a.rotate)
+    write_queries(a);
 }
 
 typedef struct attention_plan {
@@ -375,10 +505,18 @@ static const void *attention_for(int width) {
   }
 }
 
-cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const float *qkv, float scale,
-                                const bpdq_cuda_cache *cache, void *scratch, float *output) {
+bool bpdq_cuda_attention_fuses_rope(const bpdq_cuda_heads *heads) {
+  return heads->max_tokens == 1 && (heads->head_dim == 64 || heads->head_dim == 128 || heads->head_dim == 256);
+}
+
+cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope, const float *qkv,
+                                float scale, const bpdq_cuda_cache *cache, void *scratch, float *output) {
   attention_plan plan = plan_attention(queue, heads);
-  attention_arguments a = {*heads, qkv, scale * 1.44269504f, *cache};
+  attention_arguments a = {};
+  a.heads = *heads;
+  a.qkv = qkv;
+  a.scale = scale * 1.44269504f;
+  a.cache = *cache;
   a.tokens_per_tile = plan.tokens_per_tile;
   a.heads_per_tile = plan.heads_per_tile;
   a.head_tiles = plan.head_tiles;
@@ -386,6 +524,8 @@ cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_he
   a.arrivals = (int32_t *)scratch;
   a.partial = (float *)((char *)scratch + counter_bytes(&plan, heads));
   a.output = output;
+  a.rotate = rope != NULL;
+  if (rope) a.rope = *rope;
   void *pointers[] = {&a};
   dim3 grid((unsigned)plan.splits, (unsigned)(heads->kv_heads * plan.head_tiles), (unsigned)plan.token_tiles);
   size_t shared = (size_t)WARPS * 16 * (plan.width + 2) * 4;

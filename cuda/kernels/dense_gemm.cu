@@ -3,7 +3,7 @@
 
 template <bool IS_BF16>
 struct dense_provider {
-  static constexpr int SLABS = 1, OPERANDS = 2;
+  static constexpr int SLABS = 1, OPERANDS = 2, GROUPS = 1;
   static constexpr bool BF16 = IS_BF16;
 
   const bpdq_cuda_dense &w;
@@ -11,13 +11,13 @@ struct dense_provider {
   int q;
   uint4 current[2][2][2], next[2][2][2]; /* [row tile][row][unit] */
 
-  __device__ dense_provider(const bpdq_cuda_dense &weights, int64_t first_output, int lane) : w(weights), q(lane & 3) {
+  __device__ dense_provider(const bpdq_cuda_dense &weights, int64_t first_output, int lane, int first_step) : w(weights), q(lane & 3) {
     for (int m = 0; m < 2; m++)
       for (int row = 0; row < 2; row++) {
         int64_t n = first_output + m * 16 + row * 8 + (lane >> 2);
         rows[m][row] = (const uint4 *)w.data + (n < w.rows ? n : w.rows - 1) * (w.stride / 8);
       }
-    fetch(0);
+    fetch(first_step);
   }
   __device__ int slabs() const { return (int)(w.stride / 64); }
 

@@ -9,8 +9,7 @@ typedef struct dense_arguments {
   bpdq_cuda_output output;
 } dense_arguments;
 
-/* Sixteen bytes of a matrix row as floats. 8-bit weights are stored with an offset of 128: a byte put below the exponent of 2^23 is that
- * number plus the byte, exactly. */
+/* Sixteen bytes of a matrix row as floats. */
 template <int TYPE>
 struct piece;
 template <>
@@ -36,18 +35,6 @@ template <>
 struct piece<BPDQ_CUDA_F16> : piece_16<false> {};
 template <>
 struct piece<BPDQ_CUDA_BF16> : piece_16<true> {};
-template <>
-struct piece<BPDQ_CUDA_Q8> {
-  static constexpr int COUNT = 16, BYTES = 1;
-  __device__ static void expand(const uint4 &v, float *w) {
-    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-#pragma unroll
-      for (int b = 0; b < 4; b++) w[4 * i + b] = __uint_as_float(__byte_perm(words[i], 0x4B000000u, 0x7440 | b)) - 8388736.0f;
-  }
-};
-
 template <int TYPE, int OUTPUTS, int ROWS>
 __global__ void __launch_bounds__(WARPS * 32) dense_gemv_kernel(dense_arguments a) {
   typedef piece<TYPE> format;
@@ -59,12 +46,10 @@ __global__ void __launch_bounds__(WARPS * 32) dense_gemv_kernel(dense_arguments 
   int first_row = blockIdx.y * ROWS, rows = row_count(a.output.run, a.output.last) - first_row;
   if (rows <= 0 || first >= a.dense.rows) return;
   const char *weights[OUTPUTS];
-  const float *scales[OUTPUTS];
 #pragma unroll
   for (int o = 0; o < OUTPUTS; o++) {
     int64_t n = first + o < a.dense.rows ? first + o : a.dense.rows - 1;
     weights[o] = (const char *)a.dense.data + n * a.dense.stride * format::BYTES;
-    scales[o] = TYPE == BPDQ_CUDA_Q8 ? a.dense.scales + n * (a.dense.stride >> 8) : NULL;
   }
   const float *x = a.x + first_row * a.dense.stride;
   float sum[OUTPUTS][ROWS] = {};
@@ -77,7 +62,6 @@ __global__ void __launch_bounds__(WARPS * 32) dense_gemv_kernel(dense_arguments 
     for (int o = 0; o < OUTPUTS; o++) {
       float w[COUNT];
       format::expand(packed[o], w);
-      float scale = TYPE == BPDQ_CUDA_Q8 ? scales[o][k >> 8] : 1.0f;
 #pragma unroll
       for (int t = 0; t < ROWS; t++)
         if (ROWS == 1 || t < rows) {
@@ -87,7 +71,7 @@ __global__ void __launch_bounds__(WARPS * 32) dense_gemv_kernel(dense_arguments 
             float4 v = *(const float4 *)(x + t * a.dense.stride + k + i);
             part = fmaf(w[i], v.x, fmaf(w[i + 1], v.y, fmaf(w[i + 2], v.z, fmaf(w[i + 3], v.w, part))));
           }
-          sum[o][t] = fmaf(scale, part, sum[o][t]);
+          sum[o][t] += part;
         }
     }
   }
@@ -124,9 +108,7 @@ cudaError_t bpdq_cuda_dense_gemv(const bpdq_cuda_queue *queue, const bpdq_cuda_d
       return launch_gemv<BPDQ_CUDA_F32>(queue, &arguments);
     case BPDQ_CUDA_F16:
       return launch_gemv<BPDQ_CUDA_F16>(queue, &arguments);
-    case BPDQ_CUDA_BF16:
-      return launch_gemv<BPDQ_CUDA_BF16>(queue, &arguments);
     default:
-      return launch_gemv<BPDQ_CUDA_Q8>(queue, &arguments);
+      return launch_gemv<BPDQ_CUDA_BF16>(queue, &arguments);
   }
 }

@@ -61,8 +61,12 @@ __device__ __forceinline__ void wait_for_predecessors() {
 #endif
 }
 
+/* Scalars of the run come from the L2 cache: another run of the same graph may have left older ones in an L1 cache. */
+__device__ __forceinline__ int run_tokens(const bpdq_cuda_run &run) { return __ldcg(run.tokens); }
 /* Output rows of an operation: 1 with row selection LAST, else the tokens of the run. */
-__device__ __forceinline__ int row_count(const bpdq_cuda_run &run, bool last) { return last ? 1 : *run.tokens; }
+__device__ __forceinline__ int row_count(const bpdq_cuda_run &run, bool last) { return last ? 1 : run_tokens(run); }
+
+__device__ __forceinline__ void prefetch_l2(const void *address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
 
 __device__ __forceinline__ void copy_async_16(void *shared, const void *global) {
   unsigned address = (unsigned)__cvta_generic_to_shared(shared);

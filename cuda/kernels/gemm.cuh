@@ -1,8 +1,9 @@
 /* Tensor-core product for many rows of activations: y[token, n] = sum_k x[token, k] W[n, k], f16 or bf16 operands, f32 sums.
  *
- * A block computes 128 outputs x 128 tokens: each of its four warps 32 outputs x all tokens, so that a weight is expanded once per 128
- * tokens, in the registers of the warp that uses it. The weights are the mma's A operand and come from a provider (bit-planes or dense
- * rows); the activations are its B operand and stream through a ring in shared memory, 64 columns of 128 tokens to a stage.
+ * A block computes 128 outputs x 128 tokens, with groups of four warps that share K: each warp 32 outputs x all tokens, so that a weight is
+ * expanded once per 128 tokens, in the registers of the warp that uses it. The weights are the mma's A operand and come from a provider
+ * (bit-planes or dense rows); the activations are its B operand and stream through a ring in shared memory, 64 columns of 128 tokens to a
+ * stage.
  *
  * K is taken in units of 32 columns = two k-steps. In a unit, lane q's share of an activation row is 16 consecutive bytes: its
  * (b0, b1) of the first step, then of the second. A provider expands its weights in the same order of columns. */
@@ -30,9 +31,14 @@ typedef struct gemm_operand {
  * together meet eight different groups of banks. */
 __device__ __forceinline__ static int staged_offset(int token, int chunk) { return token * 128 + (chunk ^ (token & 1) * 4) * 16; }
 
+/* All threads of a group of warps. */
+__device__ __forceinline__ static void group_barrier(int group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(GEMM_WARPS * 32) : "memory");
+}
+
 __device__ static void request_activations(char *stage, const void *activations, int64_t stride, int first_token, int rows,
                                            int64_t column) {
-  for (int i = threadIdx.x; i < GEMM_TOKENS * 8; i += GEMM_WARPS * 32) {
+  for (int i = threadIdx.x % (GEMM_WARPS * 32); i < GEMM_TOKENS * 8; i += GEMM_WARPS * 32) {
     int token = i >> 3, chunk = i & 7;
     bool valid = first_token + token < rows;
     const char *from = (const char *)activations + ((valid ? first_token + token : 0) * stride + column + chunk * 8) * 2;
@@ -71,69 +77,100 @@ __device__ static void store_tile(const gemm_operand &g, const float acc[2][16][
     }
 }
 
-/* A Provider has: SLABS, how many slabs of 64 columns one load() brings; OPERANDS, 1 or 2 activation arrays; BF16; slabs(), a multiple
- * of SLABS; load(step), before the slabs of that step; fragments(slab of the step, unit of the slab, a[2 row tiles][2 k-steps][4]). */
+/* One unit of 32 columns: two eights of tokens at a time, so that no mma follows one that it depends on. */
+template <bool BF16>
+__device__ __forceinline__ static void multiply_unit(float acc[2][16][4], const uint32_t a[2][2][4], const char *stage, int unit, int n,
+                                                     int q) {
+#pragma unroll
+  for (int first = 0; first < 16; first += 2) {
+    uint4 b[2];
+#pragma unroll
+    for (int j = 0; j < 2; j++) b[j] = *(const uint4 *)(stage + staged_offset((first + j) * 8 + n, unit * 4 + q));
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+#pragma unroll
+      for (int m = 0; m < 2; m++) multiply<BF16>(acc[m][first + j], a[m][0], b[j].x, b[j].y);
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+#pragma unroll
+      for (int m = 0; m < 2; m++) multiply<BF16>(acc[m][first + j], a[m][1], b[j].z, b[j].w);
+  }
+}
+
+/* The second group's sums go to the first through shared memory. */
+__device__ static void merge_groups(float acc[2][16][4], int group, float *shared) {
+  float *own = shared + threadIdx.x % (GEMM_WARPS * 32);
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 128; i++)
+    if (group == 1) own[i * GEMM_WARPS * 32] = acc[i >> 6][i >> 2 & 15][i & 3];
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < 128; i++)
+    if (group == 0) acc[i >> 6][i >> 2 & 15][i & 3] += own[i * GEMM_WARPS * 32];
+}
+
+/* A Provider has: SLABS, how many slabs of 64 columns one load() brings; OPERANDS, 1 or 2 activation arrays; GROUPS, 1 or 2; BF16; a
+ * constructor that knows the first step; slabs(), a multiple of SLABS; load(step), before the slabs of that step; fragments(slab of
+ * the step, unit of the slab, a[2 row tiles][2 k-steps][4]). */
 template <class Provider, class Weights>
-__global__ void __launch_bounds__(GEMM_WARPS * 32) gemm_kernel(Weights weights, gemm_operand g) {
+__global__ void __launch_bounds__(Provider::GROUPS *GEMM_WARPS * 32) gemm_kernel(Weights weights, gemm_operand g) {
   extern __shared__ __align__(128) char staged[];
-  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, q = lane & 3, n = lane >> 2;
+  constexpr int OPERANDS = Provider::OPERANDS, GROUPS = Provider::GROUPS;
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5 & (GEMM_WARPS - 1), group = threadIdx.x / (GEMM_WARPS * 32), q = lane & 3,
+      n = lane >> 2;
   int64_t first_output = (int64_t)blockIdx.x * GEMM_OUTPUTS + warp * 32;
   int first_token = blockIdx.y * GEMM_TOKENS;
   let_dependents_launch();
-  wait_for_predecessors();
   int rows = row_count(g.output.run, g.output.last);
   if (first_token >= rows) return;
-  constexpr int OPERANDS = Provider::OPERANDS;
-  Provider provider(weights, first_output, lane);
-  int slabs = provider.slabs();
+  wait_for_predecessors();
+  int steps = (int)(g.stride / 64) / Provider::SLABS, from = group * ((steps + 1) / GROUPS),
+      to = group + 1 < GROUPS ? (steps + 1) / GROUPS : steps;
+  Provider provider(weights, first_output, lane, from);
+  char *ring = staged + group * GEMM_STAGES * OPERANDS * GEMM_STAGE_BYTES;
+  int end = to * Provider::SLABS;
 
   auto request = [&](int slab) {
-    char *stage = staged + slab % GEMM_STAGES * OPERANDS * GEMM_STAGE_BYTES;
-    if (slab < slabs)
+    char *stage = ring + slab % GEMM_STAGES * OPERANDS * GEMM_STAGE_BYTES;
+    if (slab < end)
 #pragma unroll
       for (int o = 0; o < OPERANDS; o++)
         request_activations(stage + o * GEMM_STAGE_BYTES, g.activations[o], g.stride, first_token, rows, (int64_t)slab * 64);
     copy_async_commit();
   };
-  for (int s = 0; s < GEMM_STAGES - 1; s++) request(s);
+  for (int s = 0; s < GEMM_STAGES - 1; s++) request(from * Provider::SLABS + s);
 
   float acc[2][16][4] = {};
-  for (int base = 0; base < slabs; base += Provider::SLABS) {
-    provider.load(base / Provider::SLABS);
+  for (int step = from; step < to; step++) {
+    provider.load(step);
 #pragma unroll
     for (int s = 0; s < Provider::SLABS; s++) {
+      int slab = step * Provider::SLABS + s;
       copy_async_wait<GEMM_STAGES - 2>();
-      __syncthreads();
-      request(base + s + GEMM_STAGES - 1);
-      const char *stage = staged + (base + s) % GEMM_STAGES * OPERANDS * GEMM_STAGE_BYTES;
+      group_barrier(group);
+      request(slab + GEMM_STAGES - 1);
+      const char *stage = ring + slab % GEMM_STAGES * OPERANDS * GEMM_STAGE_BYTES;
 #pragma unroll
       for (int unit = 0; unit < 2; unit++) {
         uint32_t a[2][2][4];
         provider.fragments(s, unit, a);
 #pragma unroll
-        for (int o = 0; o < OPERANDS; o++)
-#pragma unroll
-          for (int j = 0; j < 16; j++) {
-            uint4 b = *(const uint4 *)(stage + o * GEMM_STAGE_BYTES + staged_offset(j * 8 + n, unit * 4 + q));
-#pragma unroll
-            for (int m = 0; m < 2; m++) {
-              multiply<Provider::BF16>(acc[m][j], a[m][0], b.x, b.y);
-              multiply<Provider::BF16>(acc[m][j], a[m][1], b.z, b.w);
-            }
-          }
+        for (int o = 0; o < OPERANDS; o++) multiply_unit<Provider::BF16>(acc, a, stage + o * GEMM_STAGE_BYTES, unit, n, q);
       }
     }
   }
   copy_async_wait<0>();
-  store_tile(g, acc, first_output, first_token, rows);
+  if (GROUPS == 2) merge_groups(acc, group, (float *)staged);
+  if (group == 0) store_tile(g, acc, first_output, first_token, rows);
 }
 
 template <class Provider, class Weights>
 static cudaError_t launch_gemm(const bpdq_cuda_queue *queue, Weights *weights, gemm_operand *g) {
   void *pointers[] = {weights, g};
   dim3 grid(blocks_for(g->outputs, GEMM_OUTPUTS), blocks_for(g->output.max_rows, GEMM_TOKENS));
-  return launch(queue, (const void *)gemm_kernel<Provider, Weights>, grid, GEMM_WARPS * 32,
-                (size_t)GEMM_STAGES * Provider::OPERANDS * GEMM_STAGE_BYTES, pointers);
+  return launch(queue, (const void *)gemm_kernel<Provider, Weights>, grid, Provider::GROUPS * GEMM_WARPS * 32,
+                (size_t)Provider::GROUPS * GEMM_STAGES * Provider::OPERANDS * GEMM_STAGE_BYTES, pointers);
 }
 
 #endif

@@ -1,18 +1,23 @@
-/* The bit-serial tensor-core product of two to eight rows of activations (of one row: planes_row.cuh): y = W' x for bit-plane weights.
+/* The bit-serial tensor-core product of one row of activations: y = W' x for bit-plane weights.
  *
- * An activation row is quantized per group to an integer of 8 * SLICES bits (two's complement). Its eight bits of one slice are the eight
- * columns of the mma's B operand, and a plane of 16 rows x 256 columns is the A operand as stored (layout.h), so one instruction gives
+ * The row is quantized per group to integers of 8 * SLICES bits (two's complement). The eight bits of one slice are the eight columns
+ * of the mma's B operand, and a plane of 16 rows x 256 columns is the A operand as stored (layout.h), so one instruction gives
  * popcount(plane row AND bit row) for 16 rows and 8 bits. In the accumulator fragment a lane (r, q) holds bits 2q and 2q + 1 of rows r
  * and r + 8; the weights 4^q are applied once, at the end of a row. The top bit counts negative.
  *
- * A block owns a run of row tiles and its warps share the flat list of their (row tile, column tile) pairs, so that no block-wide
- * barrier is needed until the end. Weights stream through a ring in shared memory, private to each warp: the first stages are on
- * their way before the kernel waits for its predecessor, and the memory stays busy across kernel boundaries.
- */
+ * A block computes 16 outputs: one row tile, whose column tiles its warps share. Weights go straight to registers, DEPTH tiles of a warp at
+ * once, and are requested before the kernel waits for its predecessor; with few column tiles the whole row tile is then on its way while
+ * the activations are still being made. Nothing is staged in shared memory: a block meets each activation once, and the blocks of a
+ * multiprocessor share them through the L1 cache.
+ *
+ * The first blocks to run may wait long, for norms and attention that leave the memory idle: they also bring their later tiles, and those
+ * of blocks that come after them, into the L2 cache. */
 #ifndef BPDQ_CUDA_PLANES_BITSERIAL_CUH
 #define BPDQ_CUDA_PLANES_BITSERIAL_CUH
 
 #include "kernels/device.cuh"
+
+#define BITSERIAL_MAX_WARPS 16
 
 typedef struct bitserial_arguments {
   const uint32_t *words;
@@ -20,7 +25,7 @@ typedef struct bitserial_arguments {
   const uint32_t *bits;
   const float2 *scales;
   int row_tiles, column_tiles, rows; /* rows: N */
-  int stages;
+  int first_wave, prefetch_waves;    /* blocks that run at once (0: no prefetch), and how many waves after them to prefetch */
   bool bf16;
   bpdq_cuda_output output;
 } bitserial_arguments;
@@ -30,25 +35,10 @@ typedef struct bitserial_arguments {
 #define COUNT_BASE_BITS 0x4B400000
 #define COUNT_BASE 12582912.0f
 
-template <int PLANES, int GROUP, int SLICES, int ROWS>
+template <int PLANES, int GROUP, int SLICES>
 struct bitserial {
   static constexpr int GROUPS = 256 / GROUP;          /* of a column tile */
   static constexpr int SLOTS = GROUPS * (PLANES + 1); /* coefficients per row of a tile */
-  static constexpr int PLANE_BYTES = 512;             /* 16 x 256 bits */
-  static constexpr int TILE_BYTES = PLANES * PLANE_BYTES + SLOTS * 32;
-  static constexpr int CHUNKS = SLOTS * 2;        /* 16-byte pieces of the tile's coefficients */
-  static constexpr int BITS_BYTES = SLICES * 256; /* activation bits of one row and column tile */
-
-  /* A tile's weights on their way into one stage of the warp's ring. */
-  __device__ static void request(char *stage, const bitserial_arguments &a, int64_t tile, int lane) {
-    const char *words = (const char *)a.words + tile * (PLANES * PLANE_BYTES);
-    const char *coefficients = (const char *)a.coefficients + tile * (SLOTS * 32);
-#pragma unroll
-    for (int p = 0; p < PLANES; p++) copy_async_16(stage + p * PLANE_BYTES + lane * 16, words + p * PLANE_BYTES + lane * 16);
-#pragma unroll
-    for (int i = 0; i < CHUNKS; i += 32)
-      if (i + lane < CHUNKS) copy_async_16(stage + PLANES * PLANE_BYTES + (i + lane) * 16, coefficients + (i + lane) * 16);
-  }
 
   /* Counts of one group, plane and slice for rows r and r + 8, as integers whose even bit started at `base`. */
   __device__ static int2 count(const uint4 &plane, uint2 b, int group, int q, int base, int odd_weight) {
@@ -85,144 +75,145 @@ struct bitserial {
     return sum;
   }
 
-  /* One tile of weights against all activation rows. `bits` and `scales` are those of row 0 and this column tile. */
-  __device__ static void tile_sum(const char *stage, bool bf16, const uint32_t *bits, int64_t bits_stride, const float2 *scales,
-                                  int64_t scales_stride, int rows, int lane, float2 sum[ROWS]) {
+  /* Adds up the four lanes of a row with their weights 4^q and leaves the 16 results in `partial`. */
+  __device__ static void flush(float2 sum, int lane, float partial[16]) {
     int q = lane & 3, r = lane >> 2;
-    uint4 planes[PLANES];
-    float2 c[SLOTS];
-#pragma unroll
-    for (int p = 0; p < PLANES; p++) planes[p] = ((const uint4 *)(stage + p * PLANE_BYTES))[lane];
-    const uint32_t *pairs = (const uint32_t *)(stage + PLANES * PLANE_BYTES) + r;
-    if (bf16) {
-#pragma unroll
-      for (int i = 0; i < SLOTS; i++) c[i] = pair_to_floats<true>(pairs[i * 8]);
-    } else {
-#pragma unroll
-      for (int i = 0; i < SLOTS; i++) c[i] = pair_to_floats<false>(pairs[i * 8]);
-    }
-    int top_weight = q == 3 ? -2 : 2;
-#pragma unroll
-    for (int row = 0; row < ROWS; row++) {
-      if (ROWS > 1 && row >= rows) break;
-      uint2 b[SLICES];
-#pragma unroll
-      for (int s = 0; s < SLICES; s++) b[s] = ((const uint2 *)(bits + row * bits_stride + s * 64))[r * 4 + q];
-#pragma unroll
-      for (int g = 0; g < GROUPS; g++)
-        sum[row] = group_sum(planes, c + g * (PLANES + 1), b, scales[row * scales_stride + g], g, q, top_weight, sum[row]);
-    }
-  }
-
-  /* Adds up the four lanes of a row with their weights 4^q and leaves the result in partial[row][16]. */
-  __device__ static void flush(float2 sum[ROWS], int lane, float *partial) {
-    int q = lane & 3, r = lane >> 2;
-    float weight = (float)(1 << (2 * q));
-#pragma unroll
-    for (int row = 0; row < ROWS; row++) {
-      float low = sum[row].x * weight, high = sum[row].y * weight;
-      low += __shfl_xor_sync(~0u, low, 1);
-      high += __shfl_xor_sync(~0u, high, 1);
-      low += __shfl_xor_sync(~0u, low, 2);
-      high += __shfl_xor_sync(~0u, high, 2);
-      if (q == 0) {
-        partial[row * 16 + r] = low;
-        partial[row * 16 + r + 8] = high;
-      }
-      sum[row] = make_float2(0, 0);
+    float weight = (float)(1 << (2 * q)), low = sum.x * weight, high = sum.y * weight;
+    low += __shfl_xor_sync(~0u, low, 1);
+    high += __shfl_xor_sync(~0u, high, 1);
+    low += __shfl_xor_sync(~0u, low, 2);
+    high += __shfl_xor_sync(~0u, high, 2);
+    if (q == 0) {
+      partial[r] = low;
+      partial[r + 8] = high;
     }
   }
 };
 
-/* Adds the warps' partial sums in a fixed order, so that results do not change between runs, and writes the outputs. */
-template <int ROWS>
-__device__ static void write_outputs(const bitserial_arguments &a, const float *partial, int first_tile, int tiles, int rows) {
-  int warps = blockDim.x >> 5;
-  for (int i = threadIdx.x; i < tiles * ROWS * 16; i += blockDim.x) {
-    int tile = i / (ROWS * 16), row = i / 16 % ROWS, n = (first_tile + tile) * 16 + i % 16;
-    if (row >= rows || n >= a.rows) continue;
-    float sum = 0;
-    for (int w = 0; w < warps; w++) sum += partial[((tile * warps + w) * ROWS + row) * 16 + i % 16];
-    if (a.output.bias) sum += a.output.bias[n];
-    float *y = a.output.data + row * a.output.stride + n;
-    *y = a.output.accumulate ? *y + sum : sum;
-  }
-}
+template <int PLANES, int GROUP, int SLICES>
+struct row_tile {
+  typedef bitserial<PLANES, GROUP, SLICES> product;
+  static constexpr int SLOTS = product::SLOTS, GROUPS = product::GROUPS;
+  static constexpr int PAIRS = (SLOTS + 3) / 4; /* the four lanes of a row share its coefficients: lane q holds slots q, q + 4, .. */
 
-/* Shared memory: ring [warps][stages] tiles | partial [row tiles of the block][warps][ROWS][16]. */
-template <int PLANES, int GROUP, int SLICES, int ROWS>
-__global__ void __launch_bounds__(512) bitserial_kernel(bitserial_arguments a) {
-  typedef bitserial<PLANES, GROUP, SLICES, ROWS> product;
-  extern __shared__ __align__(16) char shared[];
-  int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  int first_tile = (int)((int64_t)blockIdx.x * a.row_tiles / gridDim.x);
-  int tiles = (int)((int64_t)(blockIdx.x + 1) * a.row_tiles / gridDim.x) - first_tile;
-  int total = tiles * a.column_tiles;
-  int64_t base = (int64_t)first_tile * a.column_tiles;
-  char *ring = shared + warp * a.stages * product::TILE_BYTES;
-  float *partial = (float *)(shared + warps * a.stages * product::TILE_BYTES);
+  uint4 planes[PLANES];
+  uint32_t pairs[PAIRS];
+  uint2 bits[SLICES];
+  float2 scales[GROUPS];
 
-  let_dependents_launch();
-  for (int s = 0; s < a.stages; s++) {
-    int next = warp + s * warps;
-    if (next < total) product::request(ring + s * product::TILE_BYTES, a, base + next, lane);
-    copy_async_commit();
-  }
-  for (int i = threadIdx.x; i < tiles * warps * ROWS * 16; i += blockDim.x) partial[i] = 0;
-  wait_for_predecessors();
-
-  int rows = row_count(a.output.run, a.output.last);
-  if (rows > ROWS) rows = ROWS;
-  __syncthreads();
-
-  int64_t bits_stride = (int64_t)a.column_tiles * SLICES * 64, scales_stride = (int64_t)a.column_tiles * product::GROUPS;
-  float2 sum[ROWS];
+  __device__ void request_weights(const bitserial_arguments &a, int64_t tile, int lane) {
+    const uint4 *words = (const uint4 *)a.words + tile * (PLANES * 32) + lane;
+    const uint32_t *coefficients = (const uint32_t *)a.coefficients + tile * (SLOTS * 8) + (lane & 3) * 8 + (lane >> 2);
 #pragma unroll
-  for (int row = 0; row < ROWS; row++) sum[row] = make_float2(0, 0);
-  int row_tile = 0, column_tile = warp, stage = 0;
-  while (column_tile >= a.column_tiles) column_tile -= a.column_tiles, row_tile++;
-  for (int i = warp; i < total; i += warps) {
-    /* The oldest of `stages` requests has arrived when no more than stages - 1 are open; the count must be a constant, so wait by cases. */
-    if (a.stages >= 8)
-      copy_async_wait<7>();
-    else if (a.stages >= 6)
-      copy_async_wait<5>();
-    else if (a.stages >= 4)
-      copy_async_wait<3>();
-    else
-      copy_async_wait<1>();
-    __syncwarp();
-    char *slot = ring + stage * product::TILE_BYTES;
-    product::tile_sum(slot, a.bf16, a.bits + column_tile * SLICES * 64, bits_stride, a.scales + column_tile * product::GROUPS,
-                      scales_stride, rows, lane, sum);
-    __syncwarp();
-    int next = i + a.stages * warps;
-    if (next < total) product::request(slot, a, base + next, lane);
-    copy_async_commit();
-    if (++stage == a.stages) stage = 0;
-    int current = row_tile;
-    column_tile += warps;
-    while (column_tile >= a.column_tiles) column_tile -= a.column_tiles, row_tile++;
-    if (row_tile != current) product::flush(sum, lane, partial + (current * warps + warp) * ROWS * 16);
+    for (int p = 0; p < PLANES; p++) planes[p] = __ldcs(words + p * 32);
+#pragma unroll
+    for (int i = 0; i < PAIRS; i++)
+      if (i * 4 + 3 < SLOTS || i * 4 + (lane & 3) < SLOTS) pairs[i] = __ldcs(coefficients + i * 32);
   }
-  /* A warp may end inside its last row tile. */
-  if (row_tile < tiles) product::flush(sum, lane, partial + (row_tile * warps + warp) * ROWS * 16);
-  copy_async_wait<0>();
+
+  __device__ void request_activations(const bitserial_arguments &a, int column_tile, int lane) {
+    int q = lane & 3, r = lane >> 2;
+#pragma unroll
+    for (int s = 0; s < SLICES; s++) bits[s] = ((const uint2 *)a.bits)[(column_tile * SLICES + s) * 32 + r * 4 + q];
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) scales[g] = a.scales[column_tile * GROUPS + g];
+  }
+
+  template <bool BF16>
+  __device__ float2 slot(int i, int lane) const {
+    return pair_to_floats<BF16>(__shfl_sync(~0u, pairs[i >> 2], (lane & ~3) | (i & 3)));
+  }
+
+  template <bool BF16>
+  __device__ float2 multiply(int lane, float2 sum) const {
+    int q = lane & 3, top_weight = q == 3 ? -2 : 2;
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+      float2 c[PLANES + 1];
+#pragma unroll
+      for (int p = 0; p <= PLANES; p++) c[p] = slot<BF16>(g * (PLANES + 1) + p, lane);
+      sum = product::group_sum(planes, c, bits, scales[g], g, q, top_weight, sum);
+    }
+    return sum;
+  }
+};
+
+/* Sums of rows r and r + 8 over this warp's column tiles. */
+template <bool BF16, int PLANES, int GROUP, int SLICES, int DEPTH>
+__device__ __forceinline__ static float2 row_sum(const bitserial_arguments &a, row_tile<PLANES, GROUP, SLICES> stages[DEPTH], int64_t base,
+                                                 int warp, int warps, int lane) {
+  float2 sum = make_float2(0, 0);
+  for (int first = warp; first < a.column_tiles; first += DEPTH * warps) {
+#pragma unroll
+    for (int s = 0; s < DEPTH; s++) {
+      int tile = first + s * warps, next = tile + DEPTH * warps;
+      if (tile >= a.column_tiles) break;
+      sum = stages[s].template multiply<BF16>(lane, sum);
+      if (next >= a.column_tiles) continue;
+      stages[s].request_weights(a, base + next, lane);
+      stages[s].request_activations(a, next, lane);
+    }
+  }
+  return sum;
+}
+
+/* Brings tiles first .. end - 1 into the L2 cache. */
+template <int PLANES, int GROUP>
+__device__ static void prefetch_tiles(const bitserial_arguments &a, int64_t first, int64_t end) {
+  constexpr int WORD_BYTES = PLANES * 512, PAIR_BYTES = bitserial<PLANES, GROUP, 1>::SLOTS * 32;
+  const char *words = (const char *)a.words, *coefficients = (const char *)a.coefficients;
+  for (int64_t at = first * WORD_BYTES + threadIdx.x * 128; at < end * WORD_BYTES; at += blockDim.x * 128) prefetch_l2(words + at);
+  for (int64_t at = first * PAIR_BYTES + threadIdx.x * 128; at < end * PAIR_BYTES; at += blockDim.x * 128) prefetch_l2(coefficients + at);
+}
+
+template <int PLANES, int GROUP, int SLICES, int DEPTH>
+__global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bitserial_arguments a) {
+  __shared__ float partial[BITSERIAL_MAX_WARPS][16];
+  int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  int64_t base = (int64_t)blockIdx.x * a.column_tiles;
+  row_tile<PLANES, GROUP, SLICES> stages[DEPTH];
+  let_dependents_launch();
+#pragma unroll
+  for (int s = 0; s < DEPTH; s++)
+    if (warp + s * warps < a.column_tiles) stages[s].request_weights(a, base + warp + s * warps, lane);
+  if ((int)blockIdx.x < a.first_wave) {
+    prefetch_tiles<PLANES, GROUP>(a, base + DEPTH * warps, base + a.column_tiles);
+    for (int i = 1, later = blockIdx.x + a.first_wave; i <= a.prefetch_waves && later < a.row_tiles; i++, later += a.first_wave)
+      prefetch_tiles<PLANES, GROUP>(a, (int64_t)later * a.column_tiles, (int64_t)(later + 1) * a.column_tiles);
+  }
+  int n = blockIdx.x * 16 + (int)threadIdx.x;
+  bool writes = threadIdx.x < 16 && n < a.rows;
+  float start = writes && a.output.bias ? a.output.bias[n] : 0;
+  wait_for_predecessors();
+#pragma unroll
+  for (int s = 0; s < DEPTH; s++)
+    if (warp + s * warps < a.column_tiles) stages[s].request_activations(a, warp + s * warps, lane);
+  if (writes && a.output.accumulate) start += a.output.data[n];
+
+  float2 sum = a.bf16 ? row_sum<true, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane)
+                      : row_sum<false, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane);
+  bitserial<PLANES, GROUP, SLICES>::flush(sum, lane, partial[warp]);
   __syncthreads();
-  write_outputs<ROWS>(a, partial, first_tile, tiles, rows);
+  if (!writes) return;
+  float total = 0;
+  for (int w = 0; w < warps; w++) total += partial[w][threadIdx.x];
+  a.output.data[n] = start + total;
 }
 
+template <int PLANES, int GROUP, int SLICES>
+static const void *pick_bitserial_kernel(int depth) {
+  return depth == 1 ? (const void *)bitserial_kernel<PLANES, GROUP, SLICES, 1> : (const void *)bitserial_kernel<PLANES, GROUP, SLICES, 2>;
+}
 template <int PLANES>
-static const void *pick_bitserial_kernel(int group, int slices) {
-  if (group == 64) return slices == 1 ? (const void *)bitserial_kernel<PLANES, 64, 1, 8> : (const void *)bitserial_kernel<PLANES, 64, 2, 8>;
-  if (group == 128)
-    return slices == 1 ? (const void *)bitserial_kernel<PLANES, 128, 1, 8> : (const void *)bitserial_kernel<PLANES, 128, 2, 8>;
-  return slices == 1 ? (const void *)bitserial_kernel<PLANES, 256, 1, 8> : (const void *)bitserial_kernel<PLANES, 256, 2, 8>;
+static const void *pick_bitserial_kernel(int group, int slices, int depth) {
+  if (group == 64) return slices == 1 ? pick_bitserial_kernel<PLANES, 64, 1>(depth) : pick_bitserial_kernel<PLANES, 64, 2>(depth);
+  if (group == 128) return slices == 1 ? pick_bitserial_kernel<PLANES, 128, 1>(depth) : pick_bitserial_kernel<PLANES, 128, 2>(depth);
+  return slices == 1 ? pick_bitserial_kernel<PLANES, 256, 1>(depth) : pick_bitserial_kernel<PLANES, 256, 2>(depth);
 }
 
-const void *bitserial_kernel_1(int group, int slices);
-const void *bitserial_kernel_2(int group, int slices);
-const void *bitserial_kernel_3(int group, int slices);
-const void *bitserial_kernel_4(int group, int slices);
+const void *bitserial_kernel_1(int group, int slices, int depth);
+const void *bitserial_kernel_2(int group, int slices, int depth);
+const void *bitserial_kernel_3(int group, int slices, int depth);
+const void *bitserial_kernel_4(int group, int slices, int depth);
 
 #endif

@@ -28,17 +28,35 @@ __device__ static float block_max(float value) {
 }
 
 __device__ static const float *input_row(const bpdq_cuda_prepare &p, int row) {
-  int64_t source = p.last ? *p.run.tokens - 1 : row;
+  int64_t source = p.last ? run_tokens(p.run) - 1 : row;
   return p.input + source * p.width * (p.kind == KIND_SILU_GATE ? 2 : 1);
+}
+
+/* This thread's share of the row's sum of squares. Four loads of a thread are on their way at once where the row allows 16 bytes each. */
+__device__ static float sum_of_squares(const bpdq_cuda_prepare &p, const float *x) {
+  float sum = 0;
+  if (p.width & 3) {
+#pragma unroll 4
+    for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) sum = fmaf(x[i], x[i], sum);
+    return sum;
+  }
+  const int count = (int)(p.width >> 2), batch = 4;
+  for (int base = threadIdx.x; base < count; base += batch * blockDim.x) {
+    float4 v[batch];
+#pragma unroll
+    for (int i = 0; i < batch; i++) {
+      int at = base + i * blockDim.x;
+      v[i] = at < count ? ((const float4 *)x)[at] : make_float4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < batch; i++) sum = fmaf(v[i].x, v[i].x, fmaf(v[i].y, v[i].y, fmaf(v[i].z, v[i].z, fmaf(v[i].w, v[i].w, sum))));
+  }
+  return sum;
 }
 
 /* The factor that RMS norm gives the row; 1 for the other kinds. Every block of a row finds the same number. */
 __device__ static float row_factor(const bpdq_cuda_prepare &p, const float *x) {
-  if (p.kind != KIND_RMS_NORM) return 1;
-  float sum = 0;
-#pragma unroll 4
-  for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) sum = fmaf(x[i], x[i], sum);
-  return 1.0f / sqrtf(block_sum(sum) / (float)p.width + p.epsilon);
+  return p.kind == KIND_RMS_NORM ? 1.0f / sqrtf(block_sum(sum_of_squares(p, x)) / (float)p.width + p.epsilon) : 1.0f;
 }
 
 __device__ static float transformed(const bpdq_cuda_prepare &p, const float *x, float factor, int64_t column) {
@@ -48,8 +66,8 @@ __device__ static float transformed(const bpdq_cuda_prepare &p, const float *x, 
   return x[column];
 }
 
+/* Its dependents start when it has ended: they read the scalars before they wait. */
 __global__ void __launch_bounds__(THREADS) copy_scalars_kernel(const int32_t *host, int32_t *device, int64_t count) {
-  let_dependents_launch();
   for (int64_t i = threadIdx.x; i < count; i += THREADS) device[i] = host[i];
 }
 
@@ -91,28 +109,55 @@ __global__ void __launch_bounds__(THREADS) prepare_pair_kernel(bpdq_cuda_prepare
   }
 }
 
-/* One block per column tile and row: a thread is a column, a warp is one word of each bit-plane. */
-template <int SLICES, int GROUP>
-__global__ void __launch_bounds__(THREADS) prepare_bits_kernel(bpdq_cuda_prepare p, uint32_t *bits, float2 *scales) {
-  constexpr int WARPS_PER_GROUP = GROUP / 32, GROUPS = 256 / GROUP;
-  constexpr float LIMIT = SLICES == 1 ? 127.0f : 32767.0f;
-  __shared__ float maxima[8];
-  __shared__ int sums[8];
-  let_dependents_launch();
-  wait_for_predecessors();
-  int row = blockIdx.y, tile = blockIdx.x, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  if (row >= row_count(p.run, p.last)) return;
-  const float *x = input_row(p, row);
-  float value = transformed(p, x, row_factor(p, x), (int64_t)tile * 256 + threadIdx.x);
+/* One block of 256 threads per column tile and row: a thread is a column. */
+typedef struct tile_column {
+  float value;   /* transformed, but for `factor` */
+  float largest; /* magnitude of the values of this thread's group */
+  float factor;  /* of RMS norm: scaling a group does not change its integers, so it can wait until the scales are written */
+} tile_column;
 
-  float largest = warp_max(fabsf(value));
-  if (lane == 0) maxima[warp] = largest;
+template <int GROUP>
+__device__ static tile_column load_column(const bpdq_cuda_prepare &p, int row) {
+  constexpr int WARPS_PER_GROUP = GROUP / 32;
+  __shared__ float maxima[8], squares[8];
+  int warp = threadIdx.x >> 5, column = blockIdx.x * 256 + (int)threadIdx.x;
+  const float *x = input_row(p, row);
+  float norm = p.kind == KIND_RMS_NORM && column < p.width ? p.norm[column] : 1.0f;
+  wait_for_predecessors();
+  float own = p.kind == KIND_RMS_NORM ? warp_sum(sum_of_squares(p, x)) : 0;
+  tile_column c;
+  c.value = p.kind != KIND_RMS_NORM ? transformed(p, x, 1.0f, column) : column < p.width ? x[column] * norm : 0;
+  c.largest = warp_max(fabsf(c.value));
+  if ((threadIdx.x & 31) == 0) {
+    maxima[warp] = c.largest;
+    squares[warp] = own;
+  }
   __syncthreads();
   int first = warp / WARPS_PER_GROUP * WARPS_PER_GROUP;
 #pragma unroll
-  for (int i = 0; i < WARPS_PER_GROUP; i++) largest = fmaxf(largest, maxima[first + i]);
-  int code = largest > 0 ? __float2int_rn(value * (LIMIT / largest)) : 0;
-  code = max(-(int)LIMIT, min((int)LIMIT, code));
+  for (int i = 0; i < WARPS_PER_GROUP; i++) c.largest = fmaxf(c.largest, maxima[first + i]);
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < 8; i++) sum += squares[i];
+  c.factor = p.kind == KIND_RMS_NORM ? 1.0f / sqrtf(sum / (float)p.width + p.epsilon) : 1.0f;
+  return c;
+}
+
+__device__ static int to_integer(const tile_column &c, int limit) {
+  int code = c.largest > 0 ? __float2int_rn(c.value * ((float)limit / c.largest)) : 0;
+  return max(-limit, min(limit, code));
+}
+
+/* A warp is one word of each bit-plane. */
+template <int SLICES, int GROUP>
+__global__ void __launch_bounds__(THREADS) prepare_bits_kernel(bpdq_cuda_prepare p, uint32_t *bits, float2 *scales) {
+  constexpr int WARPS_PER_GROUP = GROUP / 32, GROUPS = 256 / GROUP, LIMIT = SLICES == 1 ? 127 : 32767;
+  __shared__ int sums[8];
+  let_dependents_launch();
+  int row = blockIdx.y, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  if (row >= row_count(p.run, p.last)) return;
+  tile_column c = load_column<GROUP>(p, row);
+  int code = to_integer(c, LIMIT);
 
   uint32_t mine = 0;
 #pragma unroll
@@ -120,43 +165,96 @@ __global__ void __launch_bounds__(THREADS) prepare_bits_kernel(bpdq_cuda_prepare
     uint32_t word = __ballot_sync(~0u, (code >> bit) & 1);
     if (lane == bit) mine = word;
   }
-  int64_t tile_index = (int64_t)row * gridDim.x + tile;
+  int64_t tile_index = (int64_t)row * gridDim.x + blockIdx.x;
   if (lane < 8 * SLICES) bits[(tile_index * SLICES + (lane >> 3)) * 64 + bpdq_cuda_bit_word(lane & 7, warp)] = mine;
 
   int sum = __reduce_add_sync(~0u, code);
   if (lane == 0) sums[warp] = sum;
   __syncthreads();
-  if (threadIdx.x < GROUPS) {
-    int total = 0;
-    float maximum = 0;
+  if (threadIdx.x % GROUP) return;
+  int total = 0;
 #pragma unroll
-    for (int i = 0; i < WARPS_PER_GROUP; i++) {
-      total += sums[threadIdx.x * WARPS_PER_GROUP + i];
-      maximum = fmaxf(maximum, maxima[threadIdx.x * WARPS_PER_GROUP + i]);
-    }
-    float scale = maximum / LIMIT;
-    scales[tile_index * GROUPS + threadIdx.x] = make_float2(scale, scale * (float)total);
-  }
+  for (int i = 0; i < WARPS_PER_GROUP; i++) total += sums[warp + i];
+  float scale = c.largest / (float)LIMIT * c.factor;
+  scales[tile_index * GROUPS + threadIdx.x / GROUP] = make_float2(scale, scale * (float)total);
 }
 
-/* One block per row: the row's largest magnitude gives a power of two that keeps the halves below 2^11, far from both ends of f16. */
+__global__ void __launch_bounds__(THREADS) prepare_bytes_kernel(bpdq_cuda_prepare p, int8_t *bytes, float *scales) {
+  let_dependents_launch();
+  int row = blockIdx.y;
+  if (row >= row_count(p.run, p.last)) return;
+  tile_column c = load_column<256>(p, row);
+  int code = to_integer(c, 32639); /* so that the high byte ends at 127 */
+  int high = (code + 128) >> 8;
+  int64_t tile_index = (int64_t)row * gridDim.x + blockIdx.x;
+  bytes[tile_index * 512 + threadIdx.x] = (int8_t)high;
+  bytes[tile_index * 512 + 256 + threadIdx.x] = (int8_t)(code - high * 256);
+  if (threadIdx.x == 0) scales[tile_index] = c.largest / 32639.0f * c.factor;
+}
+
+/* The power of two below which the halves stay, far from both ends of f16, and the exponent that takes `largest` there. */
+#define HALF_EXPONENT 11
+__device__ static int exponent_of(float largest) {
+  int exponent = 0;
+  if (largest > 0 && largest < INFINITY) frexpf(largest, &exponent);
+  return exponent;
+}
+
+__global__ void __launch_bounds__(THREADS) prepare_half_tiles_kernel(bpdq_cuda_prepare p, __half *halves, float *scales) {
+  let_dependents_launch();
+  int row = blockIdx.y;
+  if (row >= row_count(p.run, p.last)) return;
+  tile_column c = load_column<256>(p, row);
+  int exponent = exponent_of(c.largest), column = threadIdx.x;
+  int64_t tile_index = (int64_t)row * gridDim.x + blockIdx.x;
+  halves[tile_index * 256 + (column & 128) + bpdq_cuda_half_position(column & 127)] =
+      __float2half(ldexpf(c.value, HALF_EXPONENT - exponent));
+  if (threadIdx.x == 0) scales[tile_index] = ldexpf(c.factor, exponent - HALF_EXPONENT);
+}
+
+/* One block per row, VALUES columns to a thread, so that the row is read once: the row's largest magnitude gives the power of two. */
+template <int VALUES>
 __global__ void __launch_bounds__(1024) prepare_half_kernel(bpdq_cuda_prepare p, int64_t stride, __half *halves, float *row_scale) {
   let_dependents_launch();
-  wait_for_predecessors();
   int row = blockIdx.x;
   if (row >= row_count(p.run, p.last)) return;
   const float *x = input_row(p, row);
+  wait_for_predecessors();
+  float factor = row_factor(p, x), values[VALUES], largest = 0;
+#pragma unroll
+  for (int i = 0; i < VALUES; i++) {
+    values[i] = transformed(p, x, factor, (int64_t)i * blockDim.x + threadIdx.x);
+    largest = fmaxf(largest, fabsf(values[i]));
+  }
+  largest = block_max(largest);
+  int exponent = exponent_of(largest);
+  float shrink = ldexpf(1.0f, HALF_EXPONENT - exponent);
+#pragma unroll
+  for (int i = 0; i < VALUES; i++) {
+    int64_t column = (int64_t)i * blockDim.x + threadIdx.x;
+    int64_t position = (column & ~(int64_t)127) + bpdq_cuda_half_position((int)(column & 127));
+    if (column < stride) halves[row * stride + position] = __float2half(values[i] * shrink);
+  }
+  if (threadIdx.x == 0) row_scale[row] = ldexpf(1.0f, exponent - HALF_EXPONENT);
+}
+
+/* The same for rows too long for that: the row is read, and transformed, twice. */
+__global__ void __launch_bounds__(1024) prepare_long_half_kernel(bpdq_cuda_prepare p, int64_t stride, __half *halves, float *row_scale) {
+  let_dependents_launch();
+  int row = blockIdx.x;
+  if (row >= row_count(p.run, p.last)) return;
+  const float *x = input_row(p, row);
+  wait_for_predecessors();
   float factor = row_factor(p, x), largest = 0;
   for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) largest = fmaxf(largest, fabsf(transformed(p, x, factor, i)));
   largest = block_max(largest);
-  int exponent = 0;
-  if (largest > 0 && largest < INFINITY) frexpf(largest, &exponent);
-  float shrink = ldexpf(1.0f, 11 - exponent);
+  int exponent = exponent_of(largest);
+  float shrink = ldexpf(1.0f, HALF_EXPONENT - exponent);
   for (int64_t i = threadIdx.x; i < stride; i += blockDim.x) {
     int64_t position = (i & ~(int64_t)127) + bpdq_cuda_half_position((int)(i & 127));
     halves[row * stride + position] = __float2half(transformed(p, x, factor, i) * shrink);
   }
-  if (threadIdx.x == 0) row_scale[row] = ldexpf(1.0f, exponent - 11);
+  if (threadIdx.x == 0) row_scale[row] = ldexpf(1.0f, exponent - HALF_EXPONENT);
 }
 
 cudaError_t bpdq_cuda_prepare_f32(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, float *output, int64_t stride) {
@@ -186,10 +284,30 @@ cudaError_t bpdq_cuda_prepare_bits(const bpdq_cuda_queue *queue, const bpdq_cuda
   return launch(queue, kernel, dim3((unsigned)column_tiles, (unsigned)prepare->max_rows), THREADS, 0, arguments);
 }
 
+cudaError_t bpdq_cuda_prepare_bytes(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *bytes,
+                                    float *scales) {
+  void *arguments[] = {(void *)prepare, &bytes, &scales};
+  return launch(queue, (const void *)prepare_bytes_kernel, dim3((unsigned)column_tiles, (unsigned)prepare->max_rows), THREADS, 0,
+                arguments);
+}
+
+cudaError_t bpdq_cuda_prepare_half_tiles(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,
+                                         float *scales) {
+  void *arguments[] = {(void *)prepare, &halves, &scales};
+  return launch(queue, (const void *)prepare_half_tiles_kernel, dim3((unsigned)column_tiles, (unsigned)prepare->max_rows), THREADS, 0,
+                arguments);
+}
+
 cudaError_t bpdq_cuda_prepare_half(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,
                                    float *row_scale) {
   int64_t stride = column_tiles * 256;
   unsigned threads = stride >= 1024 ? 1024 : 256;
+  int64_t values = (stride + threads - 1) / threads;
   void *arguments[] = {(void *)prepare, &stride, &halves, &row_scale};
-  return launch(queue, (const void *)prepare_half_kernel, dim3((unsigned)prepare->max_rows), threads, 0, arguments);
+  const void *kernel = values <= 4    ? (const void *)prepare_half_kernel<4>
+                       : values <= 8  ? (const void *)prepare_half_kernel<8>
+                       : values <= 20 ? (const void *)prepare_half_kernel<20>
+                       : values <= 32 ? (const void *)prepare_half_kernel<32>
+                                      : (const void *)prepare_long_half_kernel;
+  return launch(queue, kernel, dim3((unsigned)prepare->max_rows), threads, 0, arguments);
 }

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(THREADS)
 
 /* 8 bits: one warp per row and 256 columns; scale = largest magnitude / 127. */
 __global__ void __launch_bounds__(THREADS) quantize_rows_kernel(const void *source, int type, int64_t n_first, int64_t n_count,
-                                                                bpdq_cuda_dense dense, uint8_t *target, float *scales) {
+                                                                bpdq_cuda_dense dense, int8_t *target, float *scales) {
   int64_t blocks = dense.stride >> 8, unit = ((int64_t)blockIdx.x * THREADS + threadIdx.x) >> 5;
   int lane = threadIdx.x & 31;
   if (unit >= n_count * blocks) return;
@@ -102,9 +102,9 @@ __global__ void __launch_bounds__(THREADS) quantize_rows_kernel(const void *sour
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     int code = max(-127, min(127, __float2int_rn(value[i] * inverse)));
-    target[(n_first + row) * dense.stride + block * 256 + i * 32 + lane] = (uint8_t)(code + 128);
+    target[bpdq_cuda_q8_index(n_first + row, block * 256 + i * 32 + lane, blocks)] = (int8_t)code;
   }
-  if (lane == 0) scales[(n_first + row) * blocks + block] = largest / 127.0f;
+  if (lane == 0) scales[((n_first + row) / 16 * blocks + block) * 16 + (n_first + row) % 16] = largest / 127.0f;
 }
 
 cudaError_t bpdq_cuda_repack_dense(cudaStream_t stream, const void *source, int type, int64_t n_first, int64_t n_count,
@@ -112,7 +112,7 @@ cudaError_t bpdq_cuda_repack_dense(cudaStream_t stream, const void *source, int 
   if (dense->type == BPDQ_CUDA_Q8) {
     int64_t threads = n_count * (dense->stride >> 8) * 32;
     quantize_rows_kernel<<<blocks_for(threads, THREADS), THREADS, 0, stream>>>(source, type, n_first, n_count, *dense,
-                                                                               (uint8_t *)dense->data, (float *)dense->scales);
+                                                                               (int8_t *)dense->data, (float *)dense->scales);
   } else {
     repack_dense_kernel<<<blocks_for(n_count * dense->columns, THREADS), THREADS, 0, stream>>>(source, type, n_first, n_count, *dense,
                                                                                                (void *)dense->data);

@@ -1,9 +1,12 @@
-/* The k largest logits of a row and log(sum(exp)). Each block sorts a chunk in shared memory; the last block of a row to finish merges the
- * chunks' winners. A logit and its id form one 64-bit key, so that the order (ties: lower id first) is the order of integers. */
+/* The k largest logits of a row and log(sum(exp)). Each warp of a block sorts 128 logits in registers, the block merges its warps' lists,
+ * and the last block of a row to finish merges the blocks' winners. A logit and its id form one 64-bit key, so that the order (ties:
+ * lower id first) is the order of integers. */
 #include "kernels/device.cuh"
 
-#define CHUNK 2048
 #define THREADS 512
+#define WARPS (THREADS / 32)
+#define LIST 128 /* k is at most this */
+#define CHUNK (WARPS * LIST)
 
 typedef unsigned long long key;
 
@@ -28,36 +31,90 @@ __device__ static float key_logit(key k) {
 }
 __device__ static int32_t key_id(key k) { return (int32_t) ~(uint32_t)k; }
 
-/* Bitonic sort of CHUNK keys in shared memory, largest first. */
-__device__ static void sort_descending(key *keys) {
-  for (int size = 2; size <= CHUNK; size *= 2)
-    for (int step = size / 2; step; step /= 2) {
-      __syncthreads();
-      for (int i = threadIdx.x; i < CHUNK / 2; i += THREADS) {
-        int low = (i & ~(step - 1)) * 2 + (i & (step - 1)), high = low + step;
-        bool descending = !(low & size);
-        key a = keys[low], b = keys[high];
-        if ((a < b) == descending) keys[low] = b, keys[high] = a;
-      }
+/* A warp's list: LIST keys, the largest first; key e lies in register e / 32 of lane e % 32. */
+typedef struct key_list {
+  key keys[LIST / 32];
+} key_list;
+
+/* One step of a bitonic network over blocks of `size`: keys `step` apart change places where their order is not the block's. */
+template <int SIZE, int STEP>
+__device__ __forceinline__ static void exchange(key_list &list) {
+  int lane = threadIdx.x & 31;
+#pragma unroll
+  for (int i = 0; i < LIST / 32; i++) {
+    bool descending = SIZE >= 32 ? !(i * 32 & SIZE) : !(lane & SIZE);
+    if (STEP >= 32) {
+      int partner = i ^ (STEP / 32);
+      if (partner < i) continue;
+      key a = list.keys[i], b = list.keys[partner];
+      if ((a < b) == descending) list.keys[i] = b, list.keys[partner] = a;
+    } else {
+      key own = list.keys[i], other = __shfl_xor_sync(~0u, own, STEP);
+      bool first = !(lane & STEP);
+      list.keys[i] = (own < other) == (first == descending) ? other : own;
     }
-  __syncthreads();
+  }
+}
+template <int SIZE, int STEP>
+__device__ __forceinline__ static void exchange_all(key_list &list) {
+  exchange<SIZE, STEP>(list);
+  if constexpr (STEP > 1) exchange_all<SIZE, STEP / 2>(list);
+}
+template <int SIZE>
+__device__ __forceinline__ static void sort_list(key_list &list) {
+  if constexpr (SIZE > 2) sort_list<SIZE / 2>(list);
+  exchange_all<SIZE, SIZE / 2>(list);
 }
 
-/* Moves the largest of the CHUNK keys to keys[0]. */
-__device__ static void largest_first(key *keys) {
-  for (int count = CHUNK / 2; count; count /= 2) {
+/* The largest LIST keys of two lists. */
+__device__ static void merge_lists(key_list &list, const key_list &other) {
+#pragma unroll
+  for (int i = 0; i < LIST / 32; i++) { /* against the other in reverse: a bitonic sequence of the larger ones */
+    key opposite = __shfl_xor_sync(~0u, other.keys[LIST / 32 - 1 - i], 31);
+    if (opposite > list.keys[i]) list.keys[i] = opposite;
+  }
+  exchange_all<LIST, LIST / 2>(list);
+}
+
+/* Leaves the largest keys of all the block's lists, in order, in shared[0 .. LIST-1]. */
+__device__ static void merge_block(key_list list, key *shared) {
+  int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+#pragma unroll
+  for (int i = 0; i < LIST / 32; i++) shared[warp * LIST + i * 32 + lane] = list.keys[i];
+  __syncthreads();
+  for (int distance = 1; distance < WARPS; distance *= 2) {
+    if (warp % (2 * distance) == 0) {
+      key_list other;
+#pragma unroll
+      for (int i = 0; i < LIST / 32; i++) other.keys[i] = shared[(warp + distance) * LIST + i * 32 + lane];
+      merge_lists(list, other);
+#pragma unroll
+      for (int i = 0; i < LIST / 32; i++) shared[warp * LIST + i * 32 + lane] = list.keys[i];
+    }
     __syncthreads();
-    for (int i = threadIdx.x; i < count; i += THREADS)
-      if (keys[i + count] > keys[i]) keys[i] = keys[i + count];
+  }
+}
+
+/* The largest of the block's keys into shared[0]. */
+__device__ static void best_of_block(key own, key *shared) {
+  int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+#pragma unroll
+  for (int step = 16; step; step >>= 1) {
+    key other = __shfl_xor_sync(~0u, own, step);
+    if (other > own) own = other;
+  }
+  if (lane == 0) shared[warp] = own;
+  __syncthreads();
+  if (warp == 0) {
+    own = lane < WARPS ? shared[lane] : 0;
+#pragma unroll
+    for (int step = 16; step; step >>= 1) {
+      key other = __shfl_xor_sync(~0u, own, step);
+      if (other > own) own = other;
+    }
+    if (lane == 0) shared[0] = own;
   }
   __syncthreads();
-}
-
-__device__ static void select(key *keys, int k) {
-  if (k == 1)
-    largest_first(keys);
-  else
-    sort_descending(keys);
 }
 
 /* Largest and sum of exp relative to it, over the block's threads. */
@@ -87,15 +144,23 @@ __device__ static void write_result(const bpdq_cuda_top_k &top, int row, const k
   }
 }
 
-/* Merges the chunks' winners: the best k so far stay in front, and the rest of the buffer is filled with the next candidates. */
+/* Merges the chunks' winners. */
 __device__ static void merge_row(const top_k_arguments &a, int row, key *keys) {
-  int k = a.top.k, total = a.chunks * k;
-  const key *candidates = a.candidates + (int64_t)row * total;
-  for (int i = threadIdx.x; i < k; i += THREADS) keys[i] = 0;
-  for (int done = 0; done < total; done += CHUNK - k) {
-    __syncthreads();
-    for (int i = threadIdx.x; i < CHUNK - k; i += THREADS) keys[k + i] = done + i < total ? __ldcg(candidates + done + i) : 0;
-    select(keys, k);
+  int k = a.top.k, lane = threadIdx.x & 31;
+  const key *candidates = a.candidates + (int64_t)row * a.chunks * k;
+  if (k == 1) {
+    key best = 0;
+    for (int i = threadIdx.x; i < a.chunks; i += THREADS) best = max(best, __ldcg(candidates + i));
+    best_of_block(best, keys);
+  } else {
+    key_list list = {};
+    for (int chunk = threadIdx.x >> 5; chunk < a.chunks; chunk += WARPS) {
+      key_list next;
+#pragma unroll
+      for (int i = 0; i < LIST / 32; i++) next.keys[i] = i * 32 + lane < k ? __ldcg(candidates + chunk * k + i * 32 + lane) : 0;
+      merge_lists(list, next);
+    }
+    merge_block(list, keys);
   }
   float largest = -INFINITY, sum = 0;
   for (int i = threadIdx.x; i < a.chunks; i += THREADS) {
@@ -112,23 +177,29 @@ __global__ void __launch_bounds__(THREADS) top_k_kernel(top_k_arguments a) {
   __shared__ key keys[CHUNK];
   __shared__ bool last_block;
   let_dependents_launch();
-  wait_for_predecessors();
   int row = blockIdx.y, chunk = blockIdx.x, k = a.top.k;
   if (row >= row_count(a.top.run, a.top.last)) return;
+  wait_for_predecessors();
   const float *logits = a.top.logits + row * a.top.stride;
-  float largest = -INFINITY, sum = 0, values[CHUNK / THREADS];
+  float largest = -INFINITY, sum = 0, values[LIST / 32];
+  key_list list;
 #pragma unroll
-  for (int i = 0; i < CHUNK / THREADS; i++) {
-    int64_t id = (int64_t)chunk * CHUNK + i * THREADS + threadIdx.x;
+  for (int i = 0; i < LIST / 32; i++) {
+    int64_t id = (int64_t)chunk * CHUNK + (threadIdx.x >> 5) * LIST + i * 32 + (threadIdx.x & 31);
     values[i] = id < a.top.vocab ? logits[id] : -INFINITY;
-    keys[i * THREADS + threadIdx.x] = make_key(values[i], id);
+    list.keys[i] = make_key(values[i], id);
     if (isfinite(values[i])) largest = fmaxf(largest, values[i]);
   }
 #pragma unroll
-  for (int i = 0; i < CHUNK / THREADS; i++)
+  for (int i = 0; i < LIST / 32; i++)
     if (isfinite(values[i])) sum += expf(values[i] - largest);
   float2 all = block_log_sum(largest, sum);
-  select(keys, k);
+  if (k == 1) {
+    best_of_block(max(max(list.keys[0], list.keys[1]), max(list.keys[2], list.keys[3])), keys);
+  } else {
+    sort_list<LIST>(list);
+    merge_block(list, keys);
+  }
   if (threadIdx.x == 0) a.sums[(int64_t)row * a.chunks + chunk] = all;
   for (int i = threadIdx.x; i < k; i += THREADS) a.candidates[((int64_t)row * a.chunks + chunk) * k + i] = keys[i];
 
@@ -152,7 +223,8 @@ uint64_t bpdq_cuda_top_k_scratch(int64_t vocab, int k, int64_t max_rows) {
 }
 
 cudaError_t bpdq_cuda_top_k_launch(const bpdq_cuda_queue *queue, const bpdq_cuda_top_k *top_k, void *scratch) {
-  top_k_arguments a = {*top_k};
+  top_k_arguments a = {};
+  a.top = *top_k;
   a.chunks = (int)chunks_of(top_k->vocab);
   a.arrivals = (int32_t *)scratch;
   a.sums = (float2 *)((char *)scratch + counter_bytes(top_k->max_rows));

@@ -128,14 +128,15 @@ static void check_run(suite *s, const char *name, const attention_case *c, const
   free(rotated);
 }
 
-static void run_attention(suite *s, const attention_case *c, uint64_t seed) {
+/* max_tokens: of the program; 0 is a size that prefills suit. */
+static void run_attention(suite *s, const attention_case *c, uint64_t seed, int64_t max_tokens) {
   char name[200];
-  snprintf(name, sizeof name, "attention heads=%lld/%lld dim=%lld history=%lld tokens=%lld sequences=%lld %s%s", (long long)c->heads,
+  snprintf(name, sizeof name, "attention heads=%lld/%lld dim=%lld history=%lld tokens=%lld sequences=%lld %s%s%s", (long long)c->heads,
            (long long)c->kv_heads, (long long)c->head_dim, (long long)c->history, (long long)c->tokens, (long long)c->sequences,
-           c->kv_type == BPDQ_KV_F16 ? "f16" : "q8", c->norms ? " norms" : "");
+           c->kv_type == BPDQ_KV_F16 ? "f16" : "q8", c->norms ? " norms" : "", max_tokens ? " program of one row" : "");
   if (!suite_wants(s, name)) return;
   attention_data d = make_data(c, seed);
-  int64_t max_tokens = c->sequences * c->tokens > 64 ? c->sequences * c->tokens : 64;
+  if (!max_tokens) max_tokens = c->sequences * c->tokens > 64 ? c->sequences * c->tokens : 64;
   float scale = 1.0f / sqrtf((float)c->head_dim);
   bpdq_weight *q_norm = c->norms ? suite_vector(s, name, d.q_norm, c->head_dim) : NULL;
   bpdq_weight *k_norm = c->norms ? suite_vector(s, name, d.k_norm, c->head_dim) : NULL;
@@ -167,10 +168,15 @@ void suite_attention(suite *s) {
                                          {4, 2, 64, 200, 1, 130, 33, BPDQ_KV_Q8, true},   {4, 2, 64, 70, 5, 60, 1, BPDQ_KV_F16, false},
                                          {12, 3, 96, 90, 3, 40, 4, BPDQ_KV_F16, false},   {28, 4, 128, 40, 8, 31, 1, BPDQ_KV_Q8, false},
                                          {2, 1, 80, 64, 1, 33, 2, BPDQ_KV_F16, false},    {2, 2, 256, 64, 1, 20, 3, BPDQ_KV_F16, false}};
-  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_attention(s, &cases[i], 700 + i);
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_attention(s, &cases[i], 700 + i, 0);
+  /* Backends may decode one token in another way. */
+  static const attention_case single[] = {{4, 4, 32, 40, 1, 5, 1, BPDQ_KV_F16, false},    {8, 2, 64, 150, 1, 140, 1, BPDQ_KV_F16, true},
+                                          {28, 4, 128, 300, 1, 0, 1, BPDQ_KV_F16, false}, {28, 4, 128, 300, 1, 63, 1, BPDQ_KV_Q8, true},
+                                          {3, 1, 96, 64, 1, 40, 1, BPDQ_KV_F16, true},    {4, 2, 256, 300, 1, 200, 1, BPDQ_KV_Q8, false}};
+  for (size_t i = 0; i < sizeof single / sizeof *single; i++) run_attention(s, &single[i], 900 + i, 1);
   if (s->quick) return;
   static const attention_case long_cases[] = {{8, 2, 128, 5000, 1, 4500, 1, BPDQ_KV_F16, false},
                                               {8, 2, 128, 5000, 1, 4400, 3, BPDQ_KV_Q8, false},
                                               {4, 1, 64, 3000, 1, 2000, 300, BPDQ_KV_F16, false}};
-  for (size_t i = 0; i < sizeof long_cases / sizeof *long_cases; i++) run_attention(s, &long_cases[i], 800 + i);
+  for (size_t i = 0; i < sizeof long_cases / sizeof *long_cases; i++) run_attention(s, &long_cases[i], 800 + i, 0);
 }

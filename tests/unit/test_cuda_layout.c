@@ -125,6 +125,29 @@ static void caches_have_places_of_their_own(void **context) {
   assert_int_equal(bpdq_cuda_value_index(1, 40, 5, CACHE_ROWS, WIDTH) + 7, bpdq_cuda_value_index(1, 47, 5, CACHE_ROWS, WIDTH));
 }
 
+/* 8-bit weights: PTX ISA, "Matrix fragments for mma.m16n8k32", with the columns of a step taken from a lane's 16 consecutive bytes: byte b
+ * of register i of step t is byte 8t + 4 (i / 2) + b, as the kernel feeds it. Both operands then agree on which column is which. */
+static void q8_weights_are_a_fragments(void **context) {
+  (void)context;
+  enum { ROWS = 32, COLUMN_TILES = 2, TOTAL = ROWS * COLUMN_TILES * 256 };
+  static bool used[TOTAL];
+  for (int row = 0; row < ROWS; row++)
+    for (int column = 0; column < COLUMN_TILES * 256; column++) {
+      int64_t index = bpdq_cuda_q8_index(row, column, COLUMN_TILES);
+      assert_in_range(index, 0, TOTAL - 1);
+      assert_false(used[index]);
+      used[index] = true;
+    }
+  for (int lane = 0; lane < 32; lane++)
+    for (int segment = 0; segment < 4; segment++)
+      for (int upper = 0; upper < 2; upper++)
+        for (int byte = 0; byte < 16; byte++) {
+          int row = 16 + lane / 4 + 8 * upper, column = 256 + segment * 64 + lane % 4 * 16 + byte;
+          int64_t loaded = (int64_t)((1 * COLUMN_TILES + 1) * 256 + segment * 64 + upper * 32 + lane) * 16 + byte;
+          assert_int_equal(bpdq_cuda_q8_index(row, column, COLUMN_TILES), loaded);
+        }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(planes_are_a_fragments),
@@ -132,6 +155,7 @@ int main(void) {
       cmocka_unit_test(coefficients_have_places_of_their_own),
       cmocka_unit_test(half_order_matches_the_bit_pairs),
       cmocka_unit_test(caches_have_places_of_their_own),
+      cmocka_unit_test(q8_weights_are_a_fragments),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
