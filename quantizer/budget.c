@@ -1,3 +1,4 @@
+/* Measuring, then a walk up the convex hulls of all linears' curves of divergence over bits. */
 #include "budget.h"
 
 #include <math.h>

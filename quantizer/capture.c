@@ -1,3 +1,5 @@
+/* Windows run side by side, one per thread; each stage captures a batch of them, then adds the batch to the statistics window by window, so
+ * that sums do not depend on the number of threads. */
 #include "capture.h"
 
 #include <string.h>

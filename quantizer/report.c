@@ -1,3 +1,4 @@
+/* What quantize_report.json, settings.json and quantization_config say. */
 #include "report.h"
 
 #include <math.h>

@@ -1,3 +1,4 @@
+/* The residual stream before each block is kept from the dense pass, so that a measurement runs only the blocks from the changed one on. */
 #include "sensitivity.h"
 
 #include <cblas.h>

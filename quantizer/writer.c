@@ -1,3 +1,5 @@
+/* Every step leaves the staging folder in a state that a later run understands: shards and reports appear whole or not at all, a block
+ * counts when it has both, and the last act is one rename. */
 #include "writer.h"
 
 #include <stdio.h>
