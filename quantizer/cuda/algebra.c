@@ -81,6 +81,7 @@ static void destroy(bpdq_algebra *algebra) {
     bpdq_gpu_free(gpu, gpu->flag);
     (void)cudaStreamSynchronize(gpu->stream);
   }
+  bpdq_gpu_staging_free(&gpu->staging);
   if (gpu->solver) gpu->libraries.solver_destroy(gpu->solver);
   if (gpu->blas) gpu->libraries.blas_destroy(gpu->blas);
   if (gpu->pool) (void)cudaMemPoolTrimTo(gpu->pool, 0);

@@ -14,6 +14,7 @@
 #include "kernels.h"
 #include "libraries.h"
 #include "linalg.h"
+#include "staging.h"
 
 typedef struct gpu_algebra {
   bpdq_algebra base;
@@ -23,6 +24,7 @@ typedef struct gpu_algebra {
   bpdq_gpu_libraries libraries;
   cublasHandle_t blas;
   cusolverDnHandle_t solver;
+  bpdq_gpu_staging staging;
   int *flag; /* device: one int that kernels set */
 } gpu_algebra;
 

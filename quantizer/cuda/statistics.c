@@ -75,6 +75,10 @@ static bpdq_status accumulate(gpu_algebra *gpu, const product *p, const char *na
   return BPDQ_OK;
 }
 
+static bpdq_status upload(gpu_algebra *gpu, float *to, const float *from, int64_t count, const char *name, bpdq_error *error) {
+  return bpdq_gpu_staging_upload(&gpu->staging, to, from, (size_t)count * sizeof *to, gpu->stream, name, error);
+}
+
 static int64_t pieces_of(int64_t width) { return PIECE / width > 64 ? PIECE / width : 64; }
 
 bpdq_status bpdq_gpu_statistics_add(bpdq_algebra *algebra, bpdq_statistics *statistics, const float *x, const float *dense_x,
@@ -89,26 +93,25 @@ bpdq_status bpdq_gpu_statistics_add(bpdq_algebra *algebra, bpdq_statistics *stat
   int64_t most = tokens < limit ? tokens : limit, strip_rows = pieces_of(k);
   bpdq_status status;
   BPDQ_TRY_GOTO(bpdq_gpu_allocate(gpu, most * k, sizeof *inputs, name, &inputs, error), done);
-  if (dense_x || residual) BPDQ_TRY_GOTO(bpdq_gpu_allocate(gpu, most * (k > n ? k : n), sizeof *other, name, &other, error), done);
+  if (statistics->cross_sum || statistics->residual_sum)
+    BPDQ_TRY_GOTO(bpdq_gpu_allocate(gpu, most * (k > n ? k : n), sizeof *other, name, &other, error), done);
   BPDQ_TRY_GOTO(bpdq_gpu_allocate(gpu, strip_rows * k, sizeof *strip, name, &strip, error), done);
   for (int64_t begin = 0; begin < tokens; begin += most) {
     int64_t count = tokens - begin < most ? tokens - begin : most;
     product p = {inputs, inputs, count, k, k, true, statistics->hessian_sum, strip, strip_rows};
-    BPDQ_TRY_GOTO(bpdq_gpu_upload(gpu, inputs, x + begin * k, count * k, sizeof *x, name, error), done);
+    BPDQ_TRY_GOTO(upload(gpu, inputs, x + begin * k, count * k, name, error), done);
     BPDQ_TRY_GOTO(accumulate(gpu, &p, name, error), done);
     if (statistics->cross_sum) {
-      BPDQ_TRY_GOTO(bpdq_gpu_upload(gpu, other, dense_x + begin * k, count * k, sizeof *x, name, error), done);
+      BPDQ_TRY_GOTO(upload(gpu, other, dense_x + begin * k, count * k, name, error), done);
       p = (product){other, inputs, count, k, k, false, statistics->cross_sum, strip, strip_rows};
       BPDQ_TRY_GOTO(accumulate(gpu, &p, name, error), done);
     }
     if (statistics->residual_sum) {
-      BPDQ_TRY_GOTO(bpdq_gpu_upload(gpu, other, residual + begin * n, count * n, sizeof *x, name, error), done);
+      BPDQ_TRY_GOTO(upload(gpu, other, residual + begin * n, count * n, name, error), done);
       p = (product){other, inputs, count, n, k, false, statistics->residual_sum, strip, strip_rows};
       BPDQ_TRY_GOTO(accumulate(gpu, &p, name, error), done);
     }
   }
-  /* Pageable uploads may still be reading the caller's arrays. */
-  BPDQ_TRY_GOTO(bpdq_gpu_check(cudaStreamSynchronize(gpu->stream), name, error), done);
   statistics->tokens += tokens;
 done:
   bpdq_gpu_free(gpu, inputs);
