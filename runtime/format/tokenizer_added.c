@@ -147,7 +147,8 @@ static bpdq_status build_normalized_set(bpdq_added_tokens *added, const bpdq_nor
   bpdq_literal_set *set = &added->normalized;
   bpdq_text result = {0}, scratch = {0};
   size_t *starts = bpdq_alloc_array(added->count + 1, sizeof *starts);
-  bpdq_status status = starts ? BPDQ_OK : bpdq_out_of_memory(error);
+  if (!starts) return bpdq_out_of_memory(error);
+  bpdq_status status = BPDQ_OK;
   for (size_t i = 0; i < added->count && status == BPDQ_OK; i++) {
     const bpdq_added_token *token = &added->tokens[i];
     starts[i] = set->normalized_text.length;

@@ -392,7 +392,8 @@ static void test_backtracking_limit(void **state) {
   assert_int_equal(bpdq_matcher_create(&matcher, &error), BPDQ_OK);
   char text[20000];
   memset(text, 'a', sizeof text);
-  memcpy(text + sizeof text - 2, " !", 2); /* the '!' is there, so that PCRE2 cannot give up without looking */
+  text[sizeof text - 2] = ' ';
+  text[sizeof text - 1] = '!'; /* it is there, so that PCRE2 cannot give up without looking */
   bool found;
   size_t start, end;
   assert_int_equal(bpdq_pattern_find(pattern, matcher, text, sizeof text, 0, &found, &start, &end, &error), BPDQ_ERROR_FORMAT);
