@@ -1,6 +1,6 @@
 #version 460
-// Several tokens times a matrix on cooperative matrices: a tile of weights is dequantized to f16 in shared memory, the activations are f16
-// already (transform.comp with HALF), the sums are f32. In every 32 columns, columns i and i + 16 form a pair in both operands: two bits
+// Several tokens times bit-planes on cooperative matrices: a tile of weights is dequantized to f16 in shared memory, the activations are
+// f16 already (transform.comp with HALF), the sums are f32. In every 32 columns, columns i and i + 16 form a pair in both operands: two bits
 // of a plane word then become two f16 numbers with one shift, one mask and one multiplication, and a dot product has no order.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types : require
@@ -14,11 +14,7 @@ layout(constant_id = 1) const uint PLANES = 2;
 layout(constant_id = 2) const uint GROUP = 64;
 layout(constant_id = 3) const uint NUMBER = 2;
 #include "run.glsl"
-#ifdef WEIGHT_PLANES
 layout(set = 0, binding = 1) readonly buffer Matrix { uint matrix[]; };
-#else
-layout(set = 0, binding = 1) readonly buffer Matrix { uvec4 matrix[]; };
-#endif
 layout(set = 0, binding = 2) readonly buffer Coefficients { uint coefficients[]; };
 layout(set = 0, binding = 3) readonly buffer Input { uvec4 x[]; }; // f16 pairs [tokens][x_stride 16-byte words]
 layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
@@ -38,13 +34,8 @@ f16vec4 pairs(uint first, uint second) { return f16vec4(unpackFloat2x16(first), 
 // What one thread fetches for a step before the step before it is computed.
 struct Fetched {
   uvec4 x[4];
-#ifdef WEIGHT_PLANES
   uint words[PLANES];
   float16_t scales[PLANES + 1];
-#else
-  uvec4 words[NUMBER == NUMBER_F32 ? 8 : NUMBER == NUMBER_INT8 ? 2 : 4];
-  float scale; // INT8
-#endif
 };
 
 void fetch(uint first_row, uint first_token, uint step, out Fetched f) {
@@ -54,37 +45,10 @@ void fetch(uint first_row, uint first_token, uint step, out Fetched f) {
     f.x[i] = x[(first_token + at / 8) * push.x_stride + step * 8 + at % 8];
   }
   uint row = min(first_row + thread / 2, push.rows - 1), word = step * 2 + thread % 2;
-#ifdef WEIGHT_PLANES
   uint tile = row >> 3, r = row & 7, slot = tile * push.groups + word / GROUP_WORDS;
   [[unroll]] for (uint p = 0; p < PLANES; p++) f.words[p] = matrix[(((tile * push.blocks + word / 4) * PLANES + p) * 8 + r) * 4 + word % 4];
   [[unroll]] for (uint p = 0; p <= PLANES; p++) f.scales[p] = float16_t(coefficient(slot, p, r));
-#else
-  const uint COUNT = NUMBER == NUMBER_F32 ? 8 : NUMBER == NUMBER_INT8 ? 2 : 4;
-  if (NUMBER == NUMBER_INT8) {
-    uint two = word * 2 < push.blocks ? coefficients[row * push.groups + word / 2] : 0;
-    f.scale = uintBitsToFloat(word % 2 != 0 ? two & 0xffff0000u : two << 16);
-  }
-  [[unroll]] for (uint i = 0; i < COUNT; i++) {
-    uint at = word * COUNT + i;
-    f.words[i] = at < push.blocks ? matrix[row * push.blocks + at] : uvec4(0);
-  }
-#endif
 }
-
-#ifndef WEIGHT_PLANES
-float16_t dense_value(Fetched f, uint i) {
-  float value;
-  if (NUMBER == NUMBER_F32) {
-    value = uintBitsToFloat(f.words[i / 4][i % 4]);
-  } else if (NUMBER == NUMBER_INT8) {
-    value = f.scale * float(bitfieldExtract(int(f.words[i / 16][i % 16 / 4]), int(i % 4 * 8), 8));
-  } else {
-    uint word = f.words[i / 8][i % 8 / 2];
-    value = half_value(i % 2 != 0 ? word >> 16 : word & 0xffffu);
-  }
-  return float16_t(clamp(value, -65504.0, 65504.0));
-}
-#endif
 
 void put(Fetched f) {
   uint thread = gl_LocalInvocationIndex;
@@ -95,16 +59,12 @@ void put(Fetched f) {
   }
   uint to = thread / 2 * STRIDE + thread % 2 * 8;
   [[unroll]] for (uint i = 0; i < 8; i++) {
-#ifdef WEIGHT_PLANES
     f16vec2 a = f16vec2(f.scales[PLANES]), b = a;
     [[unroll]] for (uint p = 0; p < PLANES; p++) {
       a = fma(unpackFloat2x16((f.words[p] >> (2 * i) & 0x00010001u) * 0x3c00u), f16vec2(f.scales[p]), a);
       b = fma(unpackFloat2x16((f.words[p] >> (2 * i + 1) & 0x00010001u) * 0x3c00u), f16vec2(f.scales[p]), b);
     }
     weights[to + i] = f16vec4(a, b);
-#else
-    weights[to + i] = f16vec4(dense_value(f, 2 * i), dense_value(f, 2 * i + 16), dense_value(f, 2 * i + 1), dense_value(f, 2 * i + 17));
-#endif
   }
 }
 

@@ -217,17 +217,16 @@ static bpdq_status add_tile(vulkan_builder *builder, const product *p, bpdq_erro
   return BPDQ_OK;
 }
 
+/* Planes only: NVIDIA's compiler (580.159) crashes on the dense variant of the shader, and dense matrices are rare beside planes. */
 static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
-  bool planes = weight->kind == BPDQ_WEIGHT_PLANES;
   int64_t width = (int64_t)bpdq_round_up((uint64_t)weight->columns, MATRIX_DEPTH);
   int64_t rows = (int64_t)bpdq_round_up((uint64_t)builder->program->max_tokens, MATRIX_TILE);
   BPDQ_TRY(bpdq_vulkan_add_transform_f16(builder, &p->op->transform, p->op->input, weight->columns, width, rows, error));
-  const uint32_t constants[] = {MATRIX_THREADS, planes ? (uint32_t)weight->planes : 1, planes ? (uint32_t)weight->group : 64,
-                                weight->number};
+  const uint32_t constants[] = {MATRIX_THREADS, (uint32_t)weight->planes, (uint32_t)weight->group, weight->number};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
-    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, planes ? "matrix_planes" : "matrix_dense", constants, 4, error));
+    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "matrix_planes", constants, 4, error));
     bind_common(&dispatch, p, &weight->pieces[i], width / 8);
     bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_TRANSFORMED);
     set_grid(&dispatch, p, &weight->pieces[i], MATRIX_TILE, MATRIX_TILE);
@@ -241,8 +240,9 @@ bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear
   BPDQ_TRY(check(builder, op, &p, error));
   bpdq_activations activations = builder->program->activations;
   if (!p.last && builder->program->max_tokens > VECTOR_TOKENS) {
-    bool exact = activations == BPDQ_ACTIVATIONS_F32 || !builder->vulkan->context.features.cooperative_matrix;
-    return exact ? add_tile(builder, &p, error) : add_matrix(builder, &p, error);
+    bool matrix =
+        activations != BPDQ_ACTIVATIONS_F32 && p.weight->kind == BPDQ_WEIGHT_PLANES && builder->vulkan->context.features.cooperative_matrix;
+    return matrix ? add_matrix(builder, &p, error) : add_tile(builder, &p, error);
   }
   if (p.weight->kind == BPDQ_WEIGHT_DENSE) return add_dense_vector(builder, &p, error);
   if (activations != BPDQ_ACTIVATIONS_F32 && builder->vulkan->context.features.integer_dot)
