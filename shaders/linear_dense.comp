@@ -2,6 +2,7 @@
 // One token times a dense matrix: LANES threads share a row and read it 16 bytes at a time; the transformed input goes through shared
 // memory in chunks, so that a work group's rows share it.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 256; // a power of two
 layout(constant_id = 1) const uint LANES = 32;
@@ -18,8 +19,9 @@ layout(set = 0, binding = 6) buffer Output { float y[]; };
 const uint NUMBER_F32 = 0, NUMBER_BF16 = 2, NUMBER_INT8 = 3;
 const uint WIDTH = NUMBER == NUMBER_F32 ? 4 : NUMBER == NUMBER_INT8 ? 16 : 8; // values in 16 bytes
 const uint CHUNK = NUMBER == NUMBER_INT8 ? 128 : 256;                         // 16-byte words of a row per step
-shared float reduction[THREADS];
-shared vec4 chunk[CHUNK * WIDTH / 4];
+const uint QUADS = WIDTH / 4;                                                 // inputs of 16 bytes, by four
+shared float reduction[REPEAT * THREADS];
+shared vec4 chunk[QUADS * CHUNK]; // [QUADS][CHUNK]: neighbouring threads read neighbouring banks
 #include "linear.glsl"
 #include "transform.glsl"
 
@@ -34,16 +36,24 @@ vec4 bytes(uint word) {
   return uintBitsToFloat(v | 0x4b000000u) - 8388736.0;
 }
 
-// 16 bytes of a row, the column_word-th ones, with their inputs from chunk[at] on.
-float product(uvec4 words, uint at, uint row, uint column_word) {
+// 16 bytes of a row, the column_word-th ones, with their inputs.
+float product(uvec4 words, vec4 v[4], uint row, uint column_word) {
   if (NUMBER == NUMBER_INT8) {
     uint two = scales[row * push.groups + column_word / 4];
     float scale = uintBitsToFloat((column_word & 2) != 0 ? two & 0xffff0000u : two << 16);
-    return scale * (dot(bytes(words.x), chunk[4 * at]) + dot(bytes(words.y), chunk[4 * at + 1]) + dot(bytes(words.z), chunk[4 * at + 2]) +
-                    dot(bytes(words.w), chunk[4 * at + 3]));
+    return scale * (dot(bytes(words.x), v[0]) + dot(bytes(words.y), v[1]) + dot(bytes(words.z), v[2]) + dot(bytes(words.w), v[3]));
   }
-  if (NUMBER == NUMBER_F32) return dot(uintBitsToFloat(words), chunk[at]);
-  return dot(vec4(pair(words.x), pair(words.y)), chunk[2 * at]) + dot(vec4(pair(words.z), pair(words.w)), chunk[2 * at + 1]);
+  if (NUMBER == NUMBER_F32) return dot(uintBitsToFloat(words), v[0]);
+  return dot(vec4(pair(words.x), pair(words.y)), v[0]) + dot(vec4(pair(words.z), pair(words.w)), v[1]);
+}
+
+void load_chunk(uint base, uint first, uint count) {
+  for (uint j = gl_LocalInvocationIndex; j < count * QUADS; j += THREADS) {
+    uint column = first * WIDTH + 4 * j;
+    chunk[j % QUADS * CHUNK + j / QUADS] =
+        vec4(transformed(base, push.columns, column), transformed(base, push.columns, column + 1),
+             transformed(base, push.columns, column + 2), transformed(base, push.columns, column + 3));
+  }
 }
 
 void main() {
@@ -52,29 +62,28 @@ void main() {
   uint base = input_row(gl_WorkGroupID.y) * push.x_stride;
   transform_start(base, push.columns, push.epsilon);
   float results[REPEAT];
-  for (uint i = 0; i < REPEAT; i++) results[i] = 0.0;
+  [[unroll]] for (uint i = 0; i < REPEAT; i++) results[i] = 0.0;
   for (uint first = 0; first < push.blocks; first += CHUNK) {
     uint count = min(CHUNK, push.blocks - first);
     barrier();
-    for (uint j = thread; j < count * WIDTH / 4; j += THREADS) {
-      uint column = first * WIDTH + 4 * j;
-      chunk[j] = vec4(transformed(base, push.columns, column), transformed(base, push.columns, column + 1),
-                      transformed(base, push.columns, column + 2), transformed(base, push.columns, column + 3));
-    }
+    load_chunk(base, first, count);
     barrier();
-    for (uint i = 0; i < REPEAT; i++) {
-      uint row = min(first_row + i, push.rows - 1);
-      for (uint j = lane; j < count; j += LANES) results[i] += product(matrix[row * push.blocks + first + j], j, row, first + j);
+    // All rows of a thread take the inputs from registers, and their loads are under way together.
+    for (uint j = lane; j < count; j += LANES) {
+      uvec4 words[REPEAT];
+      vec4 v[4];
+      [[unroll]] for (uint i = 0; i < REPEAT; i++) words[i] = matrix[min(first_row + i, push.rows - 1) * push.blocks + first + j];
+      [[unroll]] for (uint q = 0; q < 4; q++) v[q] = q < QUADS ? chunk[q % QUADS * CHUNK + j] : vec4(0);
+      [[unroll]] for (uint i = 0; i < REPEAT; i++) results[i] += product(words[i], v, min(first_row + i, push.rows - 1), first + j);
     }
   }
-  for (uint i = 0; i < REPEAT; i++) {
+  [[unroll]] for (uint i = 0; i < REPEAT; i++) reduction[i * THREADS + thread] = results[i];
+  barrier();
+  for (uint step = LANES / 2; step > 0; step >>= 1) {
+    if (lane < step)
+      for (uint i = 0; i < REPEAT; i++) reduction[i * THREADS + thread] += reduction[i * THREADS + thread + step];
     barrier();
-    reduction[thread] = results[i];
-    barrier();
-    for (uint step = LANES / 2; step > 0; step >>= 1) {
-      if (lane < step) reduction[thread] += reduction[thread + step];
-      barrier();
-    }
-    if (lane == 0 && first_row + i < push.rows) store(gl_WorkGroupID.y, first_row + i, reduction[thread]);
   }
+  if (lane < REPEAT && first_row + lane < push.rows)
+    store(gl_WorkGroupID.y, first_row + lane, reduction[lane * THREADS + thread - lane]);
 }

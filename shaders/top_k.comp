@@ -1,10 +1,12 @@
 #version 460
-// The k largest of each segment of a row, in descending order, ties to the lower id: a bitonic sort of the segment in shared memory.
+// The k largest of each segment of a row, in descending order, ties to the lower id: a bitonic sort of the segment in shared memory, or
+// for k = 1 only a search.
 // Level 0 reads logits, later levels the candidates of the level before; the last one (a single segment) writes the results.
 #extension GL_GOOGLE_include_directive : require
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 256; // a power of two
 layout(constant_id = 1) const uint SEGMENT = 2048; // a power of two
+layout(constant_id = 2) const uint ONE = 0;        // 1: k is 1
 #include "run.glsl"
 layout(set = 0, binding = 1) readonly buffer Logits { float logits[]; };
 layout(set = 0, binding = 2) readonly buffer Source { uvec2 source[]; };   // [rows][count]: key, id
@@ -22,6 +24,8 @@ layout(push_constant) uniform Push {
 } push;
 shared uvec2 items[SEGMENT];
 shared float reduction[THREADS];
+shared uvec2 winners[ONE != 0 ? THREADS : 1];
+uint filled = SEGMENT; // items in use: a power of two that holds what is left of the row, and k
 const uint NO_ID = 0xffffffffu;
 
 // Keys compare as unsigned numbers the way floats do; 0 is what is not a finite number.
@@ -37,7 +41,9 @@ float value_of(uint key) {
 bool before(uvec2 a, uvec2 b) { return a.x > b.x || (a.x == b.x && a.y < b.y); }
 
 void load(uint row, uint first) {
-  for (uint i = gl_LocalInvocationIndex; i < SEGMENT; i += THREADS) {
+  uint needed = max(push.count - first, push.k);
+  while (filled / 2 >= needed && filled > 2) filled /= 2;
+  for (uint i = gl_LocalInvocationIndex; i < filled; i += THREADS) {
     uvec2 item = uvec2(0, NO_ID);
     if (first + i < push.count) {
       if (push.level == 0) {
@@ -53,9 +59,9 @@ void load(uint row, uint first) {
 }
 
 void sort() {
-  for (uint size = 2; size <= SEGMENT; size <<= 1)
+  for (uint size = 2; size <= filled; size <<= 1)
     for (uint step = size >> 1; step > 0; step >>= 1) {
-      for (uint i = gl_LocalInvocationIndex; i < SEGMENT / 2; i += THREADS) {
+      for (uint i = gl_LocalInvocationIndex; i < filled / 2; i += THREADS) {
         uint a = (i / step) * step * 2 + i % step, b = a + step;
         bool descending = (a & size) == 0;
         uvec2 first = items[a], second = items[b];
@@ -66,6 +72,21 @@ void sort() {
       }
       barrier();
     }
+}
+
+// The item that a sort would put first.
+uvec2 find_largest() {
+  uint thread = gl_LocalInvocationIndex;
+  uvec2 best = uvec2(0, NO_ID);
+  for (uint i = thread; i < filled; i += THREADS)
+    if (before(items[i], best)) best = items[i];
+  winners[thread] = best;
+  barrier();
+  for (uint step = THREADS / 2; step > 0; step >>= 1) {
+    if (thread < step && before(winners[thread + step], winners[thread])) winners[thread] = winners[thread + step];
+    barrier();
+  }
+  return winners[0];
 }
 
 float reduce(float value, bool maximum) {
@@ -83,10 +104,10 @@ float reduce(float value, bool maximum) {
   return result;
 }
 
-// Maximum and sum of exponentials of a level 0 segment, after the sort (the largest is first).
-vec2 segment_statistics() {
-  float maximum = items[0].x != 0 ? value_of(items[0].x) : -3.0e38, sum = 0.0;
-  for (uint i = gl_LocalInvocationIndex; i < SEGMENT; i += THREADS)
+// Maximum and sum of exponentials of a level 0 segment whose largest item is known.
+vec2 segment_statistics(uvec2 largest) {
+  float maximum = largest.x != 0 ? value_of(largest.x) : -3.0e38, sum = 0.0;
+  for (uint i = gl_LocalInvocationIndex; i < filled; i += THREADS)
     if (items[i].x != 0) sum += exp(value_of(items[i].x) - maximum);
   return vec2(maximum, reduce(sum, false));
 }
@@ -106,9 +127,16 @@ float row_log_sum(uint row, vec2 own) {
 void main() {
   uint thread = gl_LocalInvocationIndex, segment = gl_WorkGroupID.x, row = gl_WorkGroupID.y;
   load(row, segment * SEGMENT);
-  sort();
+  uvec2 largest;
+  if (ONE != 0) {
+    largest = find_largest();
+  } else {
+    sort();
+    largest = items[0];
+  }
   vec2 own = vec2(0);
-  if (push.level == 0) own = segment_statistics();
+  if (push.level == 0) own = segment_statistics(largest);
+  if (ONE != 0 && thread == 0) items[0] = largest; // behind the barriers of all that reads items
   if (push.final != 0) {
     for (uint i = thread; i < push.k; i += THREADS) {
       values[row * push.values_stride + i] = value_of(items[i].x);
