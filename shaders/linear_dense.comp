@@ -18,8 +18,8 @@ layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 6) buffer Output { float y[]; };
 const uint NUMBER_F32 = 0, NUMBER_BF16 = 2, NUMBER_INT8 = 3;
 const uint WIDTH = NUMBER == NUMBER_F32 ? 4 : NUMBER == NUMBER_INT8 ? 16 : 8; // values in 16 bytes
-const uint CHUNK = NUMBER == NUMBER_INT8 ? 128 : 256;                         // 16-byte words of a row per step
-const uint QUADS = WIDTH / 4;                                                 // inputs of 16 bytes, by four
+const uint CHUNK = 256;       // 16-byte words of a row per step
+const uint QUADS = WIDTH / 4; // inputs of 16 bytes, by four
 shared float reduction[REPEAT * THREADS];
 shared vec4 chunk[QUADS * CHUNK]; // [QUADS][CHUNK]: neighbouring threads read neighbouring banks
 #include "linear.glsl"
