@@ -7,7 +7,6 @@
 
 #define PREFILL_TOKENS 512
 #define BATCH_TOKENS 8
-#define PREFETCH_MIB 12
 #define BANDWIDTH_BYTES ((uint64_t)4 << 30)
 
 static void fill_info(int index, const struct cudaDeviceProp *properties, bpdq_device_info *info) {
@@ -154,10 +153,7 @@ static bpdq_status initialize(cuda_backend *backend, const bpdq_backend_options 
     return bpdq_fail(error, BPDQ_ERROR_DEVICE, "cuda: %s cannot run models: %s", properties.name, backend->base.info.unusable);
   backend->memory_cap = options->memory_cap;
   backend->log = options->log;
-  const char *prefetch = getenv("BPDQ_CUDA_PREFETCH_MIB");
-  int64_t prefetch_mib = prefetch ? strtol(prefetch, NULL, 10) : PREFETCH_MIB;
-  backend->queue = (bpdq_cuda_queue){.prefetch_bytes = prefetch_mib << 20,
-                                     .dependent_launch = properties.major >= 9 && !option_is("BPDQ_CUDA_DEPENDENT_LAUNCH", "0"),
+  backend->queue = (bpdq_cuda_queue){.dependent_launch = properties.major >= 9 && !option_is("BPDQ_CUDA_DEPENDENT_LAUNCH", "0"),
                                      .multiprocessors = properties.multiProcessorCount,
                                      .shared_per_block = (int)properties.sharedMemPerBlockOptin,
                                      .shared_per_multiprocessor = (int)properties.sharedMemPerMultiprocessor};

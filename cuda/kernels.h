@@ -22,8 +22,7 @@ typedef struct bpdq_cuda_queue {
   bpdq_cuda_failure *failure; /* NULL: nobody asks */
   /* Launches only bring their kernel's code onto the device: code that is loaded lazily may not be loaded while a stream captures. */
   bool load_only;
-  bool dependent_launch;  /* programmatic dependent launch (sm_90): a kernel starts while the one before it drains */
-  int64_t prefetch_bytes; /* what a product may bring into the L2 cache while it waits for its predecessor; 0: nothing */
+  bool dependent_launch; /* programmatic dependent launch (sm_90): a kernel starts while the one before it drains */
   int multiprocessors;
   int shared_per_block; /* bytes that a block may ask for */
   int shared_per_multiprocessor;
@@ -62,7 +61,8 @@ cudaError_t bpdq_cuda_prepare_pair(const bpdq_cuda_queue *queue, const bpdq_cuda
  * sum of the integers). group is 64, 128 or 256; columns beyond K count as zero. */
 cudaError_t bpdq_cuda_prepare_bits(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int slices, int group,
                                    int64_t column_tiles, uint32_t *bits, float2 *scales);
-/* f16 rows in the order of layout.h with one scale per 256 columns: `scales` [rows, column_tiles] multiply back. */
+/* f16 rows in eights (layout.h; room for a whole last eight) with one scale per row and 256 columns: `scales` [rows, column_tiles] multiply
+ * back. */
 cudaError_t bpdq_cuda_prepare_half_tiles(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,
                                          float *scales);
 /* Integers of 16 bits as a high and a low signed byte, with one scale per 256 columns: `bytes` [rows, column_tiles, 2, 256] and `scales`

@@ -17,18 +17,6 @@ static void choose_shape(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *p
   *depth = tuning && tuning->depth ? tuning->depth : light && planes->column_tiles > 8 && planes->column_tiles <= 16 ? 2 : 1;
 }
 
-/* With dependent launch, the first wave of blocks prefetches up to this many bytes while it waits: about what the memory could move in the
- * time of a layer's small kernels, and a part of the L2 cache that leaves room for their data. */
-static cudaError_t choose_prefetch(const bpdq_cuda_queue *queue, const void *kernel, int warps, bitserial_arguments *a, size_t tile_bytes) {
-  if (!queue->dependent_launch || queue->prefetch_bytes <= 0) return cudaSuccess;
-  int blocks;
-  cudaError_t result = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, warps * 32, 0);
-  if (result != cudaSuccess) return result;
-  a->first_wave = blocks * queue->multiprocessors;
-  a->prefetch_waves = (int)(queue->prefetch_bytes / ((int64_t)a->first_wave * a->column_tiles * (int64_t)tile_bytes));
-  return cudaSuccess;
-}
-
 cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int slices, const uint32_t *bits,
                                 const float2 *scales, const bpdq_cuda_output *output, const bpdq_cuda_tuning *tuning) {
   typedef const void *(*kernel_choice)(int group, int slices, int depth);
@@ -47,8 +35,5 @@ cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_pl
   int warps, depth;
   choose_shape(queue, planes, tuning, &warps, &depth);
   const void *kernel = choices[planes->planes - 1](planes->group, slices, depth);
-  size_t tile_bytes = (size_t)planes->planes * 512 + (size_t)(256 / planes->group) * (planes->planes + 1) * 32;
-  cudaError_t result = choose_prefetch(queue, kernel, warps, &arguments, tile_bytes);
-  if (result != cudaSuccess) return launch_status(queue, result, kernel, "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
   return launch(queue, kernel, dim3((unsigned)arguments.row_tiles), dim3((unsigned)warps * 32), 0, pointers);
 }

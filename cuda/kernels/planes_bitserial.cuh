@@ -8,10 +8,7 @@
  * A block computes 16 outputs: one row tile, whose column tiles its warps share. Weights go straight to registers, DEPTH tiles of a warp at
  * once, and are requested before the kernel waits for its predecessor; with few column tiles the whole row tile is then on its way while
  * the activations are still being made. Nothing is staged in shared memory: a block meets each activation once, and the blocks of a
- * multiprocessor share them through the L1 cache.
- *
- * The first blocks to run may wait long, for norms and attention that leave the memory idle: they also bring their later tiles, and those
- * of blocks that come after them, into the L2 cache. */
+ * multiprocessor share them through the L1 cache. */
 #ifndef BPDQ_CUDA_PLANES_BITSERIAL_CUH
 #define BPDQ_CUDA_PLANES_BITSERIAL_CUH
 
@@ -25,7 +22,6 @@ typedef struct bitserial_arguments {
   const uint32_t *bits;
   const float2 *scales;
   int row_tiles, column_tiles, rows; /* rows: N */
-  int first_wave, prefetch_waves;    /* blocks that run at once (0: no prefetch), and how many waves after them to prefetch */
   bool bf16;
   bpdq_cuda_output output;
 } bitserial_arguments;
@@ -157,15 +153,6 @@ __device__ __forceinline__ static float2 row_sum(const bitserial_arguments &a, r
   return sum;
 }
 
-/* Brings tiles first .. end - 1 into the L2 cache. */
-template <int PLANES, int GROUP>
-__device__ static void prefetch_tiles(const bitserial_arguments &a, int64_t first, int64_t end) {
-  constexpr int WORD_BYTES = PLANES * 512, PAIR_BYTES = bitserial<PLANES, GROUP, 1>::SLOTS * 32;
-  const char *words = (const char *)a.words, *coefficients = (const char *)a.coefficients;
-  for (int64_t at = first * WORD_BYTES + threadIdx.x * 128; at < end * WORD_BYTES; at += blockDim.x * 128) prefetch_l2(words + at);
-  for (int64_t at = first * PAIR_BYTES + threadIdx.x * 128; at < end * PAIR_BYTES; at += blockDim.x * 128) prefetch_l2(coefficients + at);
-}
-
 template <int PLANES, int GROUP, int SLICES, int DEPTH>
 __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bitserial_arguments a) {
   __shared__ float partial[BITSERIAL_MAX_WARPS][16];
@@ -176,11 +163,6 @@ __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bit
 #pragma unroll
   for (int s = 0; s < DEPTH; s++)
     if (warp + s * warps < a.column_tiles) stages[s].request_weights(a, base + warp + s * warps, lane);
-  if ((int)blockIdx.x < a.first_wave) {
-    prefetch_tiles<PLANES, GROUP>(a, base + DEPTH * warps, base + a.column_tiles);
-    for (int i = 1, later = blockIdx.x + a.first_wave; i <= a.prefetch_waves && later < a.row_tiles; i++, later += a.first_wave)
-      prefetch_tiles<PLANES, GROUP>(a, (int64_t)later * a.column_tiles, (int64_t)(later + 1) * a.column_tiles);
-  }
   int n = blockIdx.x * 16 + (int)threadIdx.x;
   bool writes = threadIdx.x < 16 && n < a.rows;
   float start = writes && a.output.bias ? a.output.bias[n] : 0;
