@@ -8,7 +8,8 @@
  *   coefficients  16 bit [row_tiles, groups, planes + 1, 8 (r), 2 (row r, row r + 8)]; the slot `planes` is the group's bias
  *   bits of x     uint32 [tokens, column_tiles, slices, 8 (bit), 4 (q), 2 (half of the tile)]; slice s holds bits 8s .. 8s+7
  *   8-bit dense   int8 [row_tiles, column_tiles, 4 (64 columns), 2 (row r, row r + 8), 32 lanes, 16 columns]
- *   f16 of x      [tokens, column_tiles * 256], the columns of each 128 in the order of bpdq_cuda_half_position
+ *   f16 of x      [tokens, column_tiles * 256], the columns of each 128 in the order of bpdq_cuda_half_position; for up to 16 tokens
+ *                 [tokens / 8, column_tiles, 8 (32 positions), 8 (token) x 4 (q) lanes, 8 positions], what a warp loads being consecutive
  *
  * Plain integer functions for host and device: tests/unit/test_cuda_layout.c replays the fragment rules on the CPU.
  */

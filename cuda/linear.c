@@ -1,4 +1,5 @@
 /* Which kernel a product takes, what it wants of its input, and the work memory for that. */
+#include "core/checked.h"
 #include "internal.h"
 
 typedef enum linear_method {
@@ -38,7 +39,7 @@ static uint64_t work_arrays(const bpdq_weight *weight, linear_method method, int
       then = n * (uint64_t)p->groups * sizeof(float2);
       break;
     case METHOD_PLANES_BATCH:
-      first = n * (uint64_t)p->column_tiles * 512;
+      first = bpdq_round_up(n, 8) * (uint64_t)p->column_tiles * 512;
       then = n * (uint64_t)p->column_tiles * sizeof(float);
       break;
     case METHOD_PLANES_GEMM:

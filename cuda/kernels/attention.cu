@@ -1,4 +1,4 @@
-/* Attention over the cache, flash style, for decode and prefill alike.
+/* Attention over the cache, flash style, for prefills and batches (one token: attention_decode.cu).
  *
  * A tile is 16 rows = (token, query head) pairs that read the same kv head: one token's grouped heads, or several tokens' in a prefill. The
  * four warps of a block, and the blocks of a split, share the positions in blocks of 32, each with its own running maximum and sum;
@@ -6,14 +6,11 @@
  *
  * Both products run on the tensor cores (m16n8k16, f16 operands, f32 sums). The operands' columns are taken in an order in which each
  * lane's share is 16 consecutive bytes of the cache: dims 8q .. 8q + 7 of each 32 for the scores, positions 8q .. 8q + 7 for the
- * values (layout.h). Queries and probabilities enter as the sum of two f16 numbers, so that only the cache's own precision counts.
- *
- * The decode of one token also rotates q and k and writes the cache here: each block turns its own queries, and the block that meets the
- * newest position writes it first. */
-#include "kernels/rope.cuh"
+ * values (layout.h). Queries and probabilities enter as the sum of two f16 numbers, so that only the cache's own precision counts. */
+#include "kernels/attention.cuh"
 
 #define WARPS 4
-#define MAX_SPLITS 64
+#define LOG2_E 1.44269504f
 #define VALUE_GAIN 256.0f /* keeps probability * scale of an 8-bit cache in the normal range of f16 */
 
 typedef struct attention_arguments {
@@ -25,8 +22,6 @@ typedef struct attention_arguments {
   int32_t *arrivals; /* [tiles], zero between runs */
   float *partial;    /* [tiles, splits, 16, width + 2]: sums, then maximum and denominator */
   float *output;
-  bool rotate; /* the rope's work is done here */
-  bpdq_cuda_rope rope;
 } attention_arguments;
 
 __device__ __forceinline__ static uint32_t pack_halves(float a, float b) {
@@ -82,43 +77,12 @@ __device__ static void load_query(float v[UNITS][8], const float *query, int hea
     }
 }
 
-/* Norm and rotation of a query in registers: dim d and d + head_dim / 2 are in the same lane. */
 template <int UNITS>
-__device__ static void rotate_query(float v[UNITS][8], const attention_arguments &a, int q, int64_t position) {
-  constexpr int HALF = UNITS / 2;
-  if (a.rope.q_norm) {
-    float squares = 0;
-#pragma unroll
-    for (int u = 0; u < UNITS; u++)
-#pragma unroll
-      for (int i = 0; i < 8; i++) squares = fmaf(v[u][i], v[u][i], squares);
-    squares += __shfl_xor_sync(~0u, squares, 1);
-    squares += __shfl_xor_sync(~0u, squares, 2);
-    float factor = 1.0f / sqrtf(squares / (UNITS * 32) + a.rope.epsilon);
-#pragma unroll
-    for (int u = 0; u < UNITS; u++)
-#pragma unroll
-      for (int i = 0; i < 8; i++) v[u][i] *= factor * a.rope.q_norm[u * 32 + q * 8 + i];
-  }
-  const float *table = a.rope.table + position * (UNITS * 32) + q * 8;
-#pragma unroll
-  for (int u = 0; u < HALF; u++)
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-      float c = table[u * 32 + i], s = table[(u + HALF) * 32 + i], first = v[u][i], second = v[u + HALF][i];
-      v[u][i] = first * c - second * s;
-      v[u + HALF][i] = second * c + first * s;
-    }
-}
-
-template <int UNITS>
-__device__ static void load_queries(warp_state<UNITS> &s, const attention_arguments &a, const float *const query[2], int q,
-                                    int64_t position) {
+__device__ static void load_queries(warp_state<UNITS> &s, const attention_arguments &a, const float *const query[2], int q) {
 #pragma unroll
   for (int row = 0; row < 2; row++) {
     float v[UNITS][8];
     load_query<UNITS>(v, query[row], a.heads.head_dim, q);
-    if (UNITS % 2 == 0 && a.rotate) rotate_query<UNITS>(v, a, q, position);
 #pragma unroll
     for (int u = 0; u < UNITS; u++)
 #pragma unroll
@@ -241,28 +205,6 @@ __device__ static void store_warp(const warp_state<UNITS> &s, float *part, int l
   }
 }
 
-/* One warp: the factors that merge `count` splits of a row. `parts` is the first split's (maximum, denominator). */
-__device__ static void split_factors(const float *parts, int count, int pitch, float factors[MAX_SPLITS]) {
-  float2 own[MAX_SPLITS / 32];
-  float largest = -INFINITY, total = 0;
-#pragma unroll
-  for (int i = 0; i < MAX_SPLITS / 32; i++) {
-    int split = i * 32 + (threadIdx.x & 31);
-    own[i] = split < count ? __ldcg((const float2 *)(parts + (int64_t)split * pitch)) : make_float2(-INFINITY, 0);
-    largest = fmaxf(largest, own[i].x);
-  }
-  largest = warp_max(largest);
-  float shift = largest == -INFINITY ? 0 : largest;
-#pragma unroll
-  for (int i = 0; i < MAX_SPLITS / 32; i++) {
-    own[i].x = exp2f(own[i].x - shift);
-    total = fmaf(own[i].x, own[i].y, total);
-  }
-  total = warp_sum(total);
-#pragma unroll
-  for (int i = 0; i < MAX_SPLITS / 32; i++) factors[i * 32 + (threadIdx.x & 31)] = own[i].x / total;
-}
-
 /* What tile row `row` is: its token, or -1, and its query head. */
 __device__ static int tile_row(const attention_arguments &a, int row, int tokens, int *head) {
   int group = a.heads.heads / a.heads.kv_heads, kv_head = blockIdx.y / a.head_tiles;
@@ -333,26 +275,6 @@ __device__ static int attend(warp_state<UNITS> &s, const attention_arguments &a,
   return share.active;
 }
 
-/* One token's key and value of this block's head, by the block that will read them. */
-__device__ static void write_newest(const attention_arguments &a, const block_share &share) {
-  int warp = threadIdx.x >> 5, head = blockIdx.y / a.head_tiles, position = __ldcg(a.heads.run.positions);
-  if (share.to <= share.from || (int)blockIdx.x != share.active - 1) return;
-  int64_t row = (int64_t)__ldcg(a.heads.run.sequences) * a.heads.context + position;
-  const rope_arguments rope = {a.heads, a.rope, a.cache};
-  if (warp < 2) rope_head(rope, 0, a.heads.heads + warp * a.heads.kv_heads + head, position, row);
-  __syncthreads();
-}
-
-/* The rotated queries go back in place, as the operation promises, once all blocks of the tile have read them. */
-__device__ static void write_queries(const attention_arguments &a) {
-  int position = __ldcg(a.heads.run.positions);
-  const rope_arguments rope = {a.heads, a.rope, a.cache};
-  for (int row = threadIdx.x >> 5; row < 16; row += WARPS) {
-    int head, token = tile_row(a, row, 1, &head);
-    if (token == 0) rope_head(rope, 0, head, position, 0);
-  }
-}
-
 /* Merges the splits of a tile once the last of its blocks is here. */
 template <int UNITS>
 __device__ static void finish_tile(const attention_arguments &a, int tile, int active, int tokens) {
@@ -384,7 +306,6 @@ __device__ static void finish_tile(const attention_arguments &a, int tile, int a
     write_output(a, row, column, tokens, sum.x);
     write_output(a, row, column + 1, tokens, sum.y);
   }
-  if (a.rotate) write_queries(a);
 }
 
 template <int UNITS, bool Q8>
@@ -400,7 +321,6 @@ __global__ void __launch_bounds__(WARPS * 32) attention_kernel(attention_argumen
   if (a.tokens_per_tile == 1 && (int)blockIdx.x >= share.active) return;
   prefetch_cache<UNITS, Q8>(a, share);
   wait_for_predecessors();
-  if (a.rotate) write_newest(a, share);
 
   warp_state<UNITS> s;
   const float *query[2];
@@ -414,7 +334,7 @@ __global__ void __launch_bounds__(WARPS * 32) attention_kernel(attention_argumen
     s.maximum[row] = -INFINITY;
     s.denominator[row] = 0;
   }
-  load_queries<UNITS>(s, a, query, lane & 3, __ldcg(a.heads.run.positions + first_token));
+  load_queries<UNITS>(s, a, query, lane & 3);
 #pragma unroll
   for (int d = 0; d < UNITS * 4; d++) s.sums[d][0] = s.sums[d][1] = s.sums[d][2] = s.sums[d][3] = 0;
 
@@ -453,10 +373,7 @@ __global__ void __launch_bounds__(WARPS * 32) attention_kernel(attention_argumen
       }
     }
   }
-  if (active > 1)
-    finish_tile<UNITS>(a, tile, active, tokens);
-  else if (a.rotate)
-    write_queries(a);
+  if (active > 1) finish_tile<UNITS>(a, tile, active, tokens);
 }
 
 typedef struct attention_plan {
@@ -472,7 +389,7 @@ static attention_plan plan_attention(const bpdq_cuda_queue *queue, const bpdq_cu
   plan.tokens_per_tile = heads->max_tokens <= 16 || group > 8 ? 1 : 16 / group;
   plan.token_tiles = (int)((heads->max_tokens + plan.tokens_per_tile - 1) / plan.tokens_per_tile);
   int64_t tiles = (int64_t)plan.token_tiles * heads->kv_heads * plan.head_tiles;
-  int64_t splits = 2 * queue->multiprocessors / tiles, useful = (heads->context + 127) / 128;
+  int64_t splits = 2 * queue->multiprocessors / tiles, useful = (heads->context + 63) / 64;
   if (splits > useful) splits = useful;
   plan.splits = (int)(splits < 1 ? 1 : splits > MAX_SPLITS ? MAX_SPLITS : splits);
   plan.width = heads->head_dim <= 128 ? (heads->head_dim + 31) / 32 * 32 : 256;
@@ -505,27 +422,26 @@ static const void *attention_for(int width) {
   }
 }
 
-bool bpdq_cuda_attention_fuses_rope(const bpdq_cuda_heads *heads) {
-  return heads->max_tokens == 1 && (heads->head_dim == 64 || heads->head_dim == 128 || heads->head_dim == 256);
-}
-
 cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope, const float *qkv,
                                 float scale, const bpdq_cuda_cache *cache, void *scratch, float *output) {
   attention_plan plan = plan_attention(queue, heads);
+  void *partial = (char *)scratch + counter_bytes(&plan, heads);
+  if (rope) {
+    decode_arguments decode = {{*heads, *rope, *cache}, scale * LOG2_E, plan.splits, (int32_t *)scratch, (float *)partial, output};
+    return launch_attention_decode(queue, &decode);
+  }
   attention_arguments a = {};
   a.heads = *heads;
   a.qkv = qkv;
-  a.scale = scale * 1.44269504f;
+  a.scale = scale * LOG2_E;
   a.cache = *cache;
   a.tokens_per_tile = plan.tokens_per_tile;
   a.heads_per_tile = plan.heads_per_tile;
   a.head_tiles = plan.head_tiles;
   a.splits = plan.splits;
   a.arrivals = (int32_t *)scratch;
-  a.partial = (float *)((char *)scratch + counter_bytes(&plan, heads));
+  a.partial = (float *)partial;
   a.output = output;
-  a.rotate = rope != NULL;
-  if (rope) a.rope = *rope;
   void *pointers[] = {&a};
   dim3 grid((unsigned)plan.splits, (unsigned)(heads->kv_heads * plan.head_tiles), (unsigned)plan.token_tiles);
   size_t shared = (size_t)WARPS * 16 * (plan.width + 2) * 4;

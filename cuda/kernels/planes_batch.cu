@@ -11,7 +11,7 @@
 
 typedef struct batch_arguments {
   bpdq_cuda_planes planes;
-  const uint4 *halves; /* [rows, column_tiles * 32] of eight f16 */
+  const uint4 *halves; /* layout.h: [eights, column_tiles, 8, 32 lanes] of eight f16 */
   const float *scales; /* [rows, column_tiles] */
   bpdq_cuda_output output;
 } batch_arguments;
@@ -20,14 +20,11 @@ typedef struct batch_arguments {
 template <int PLANES, int EIGHTS>
 __device__ static void multiply_tile(const batch_arguments &a, const half_tile<PLANES> &tile, int column_tile, int rows, int lane,
                                      float sums[EIGHTS][4]) {
-  int q = lane & 3, n = lane >> 2;
+  int q = lane & 3;
   float part[EIGHTS][4] = {};
-  const uint4 *from[EIGHTS];
+  const uint4 *from[EIGHTS]; /* rows that are not there hold anything; nobody looks at their sums */
 #pragma unroll
-  for (int e = 0; e < EIGHTS; e++) { /* columns without a row repeat the last one; nobody looks at their sums */
-    int row = min(8 * e + n, rows - 1);
-    from[e] = a.halves + ((int64_t)row * a.planes.column_tiles + column_tile) * 32 + q;
-  }
+  for (int e = 0; e < EIGHTS; e++) from[e] = a.halves + ((int64_t)e * a.planes.column_tiles + column_tile) * 256 + lane;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     half_coefficients<PLANES> c;
@@ -38,7 +35,7 @@ __device__ static void multiply_tile(const batch_arguments &a, const half_tile<P
       tile.expand(c, half, j, w);
 #pragma unroll
       for (int e = 0; e < EIGHTS; e++) {
-        uint4 b = from[e][half * 16 + j * 4];
+        uint4 b = from[e][(half * 4 + j) * 32];
         mma_f16(part[e], w[0], b.x, b.y);
         mma_f16(part[e], w[1], b.z, b.w);
       }

@@ -207,8 +207,10 @@ __global__ void __launch_bounds__(THREADS) prepare_half_tiles_kernel(bpdq_cuda_p
   tile_column c = load_column<256>(p, row);
   int exponent = exponent_of(c.largest), column = threadIdx.x;
   int64_t tile_index = (int64_t)row * gridDim.x + blockIdx.x;
-  halves[tile_index * 256 + (column & 128) + bpdq_cuda_half_position(column & 127)] =
-      __float2half(ldexpf(c.value, HALF_EXPONENT - exponent));
+  int place = (column & 128) + bpdq_cuda_half_position(column & 127); /* in the order of a row; then eight rows go side by side */
+  int64_t eight = (int64_t)(row >> 3) * gridDim.x + blockIdx.x;
+  int64_t index = ((eight * 8 + (place >> 5)) * 32 + (row & 7) * 4 + (place >> 3 & 3)) * 8 + (place & 7);
+  halves[index] = __float2half(ldexpf(c.value, HALF_EXPONENT - exponent));
   if (threadIdx.x == 0) scales[tile_index] = ldexpf(c.factor, exponent - HALF_EXPONENT);
 }
 

@@ -45,8 +45,8 @@ __device__ static void store_head(const rope_arguments &a, bool key, int head, i
   }
 }
 
-/* Head `unit` of q | k | v of one token: q goes back in place, k and v to the caches. */
-__device__ static void rope_head(const rope_arguments &a, int token, int unit, int position, int64_t row) {
+/* Head `unit` of q | k | v of one token: q goes to `query_target` (NULL: back in place), k and v to the caches. */
+__device__ static void rope_head(const rope_arguments &a, int token, int unit, int position, int64_t row, float *query_target) {
   const bpdq_cuda_heads &h = a.heads;
   int lane = threadIdx.x & 31, half = h.head_dim / 2;
   float *x = a.rope.qkv + ((int64_t)token * (h.heads + 2 * h.kv_heads) + unit) * h.head_dim;
@@ -70,7 +70,8 @@ __device__ static void rope_head(const rope_arguments &a, int token, int unit, i
     float c = table[d], s = table[half + d];
     low[i] = first * c - second * s;
     high[i] = second * c + first * s;
-    if (query) x[d] = low[i], x[half + d] = high[i];
+    float *target = query_target ? query_target : x;
+    if (query) target[d] = low[i], target[half + d] = high[i];
   }
   if (!query) store_head(a, !value, value ? unit - h.heads - h.kv_heads : unit - h.heads, row, low, high);
 }

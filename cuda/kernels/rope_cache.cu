@@ -1,4 +1,5 @@
-/* Rotary embedding and cache writes as a kernel of its own: prefills and batches (attention.cu does it for the decode of one token). */
+/* Rotary embedding and cache writes as a kernel of its own: prefills and batches (attention_decode.cu does it for the decode of one token).
+ */
 #include "kernels/rope.cuh"
 
 #define WARPS 4
@@ -11,7 +12,7 @@ __global__ void __launch_bounds__(WARPS * 32) rope_cache_kernel(rope_arguments a
   int position = h.run.positions[token];
   int64_t row = h.run.sequences[token] * h.context + position;
   wait_for_predecessors();
-  rope_head(a, token, unit, position, row);
+  rope_head(a, token, unit, position, row, NULL);
 }
 
 cudaError_t bpdq_cuda_rope_cache(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope,

@@ -179,4 +179,6 @@ void suite_attention(suite *s) {
                                               {8, 2, 128, 5000, 1, 4400, 3, BPDQ_KV_Q8, false},
                                               {4, 1, 64, 3000, 1, 2000, 300, BPDQ_KV_F16, false}};
   for (size_t i = 0; i < sizeof long_cases / sizeof *long_cases; i++) run_attention(s, &long_cases[i], 800 + i, 0);
+  static const attention_case long_single = {28, 4, 128, 1300, 1, 1200, 1, BPDQ_KV_F16, false};
+  run_attention(s, &long_single, 950, 1);
 }
