@@ -140,7 +140,7 @@ static bpdq_status measure_stage(finder *f, int64_t layer, bpdq_stage stage, bpd
   bpdq_inputs *inputs[MAX_GROUPS] = {0};
   BPDQ_TRY(f->algebra->statistics_create(f->algebra, &desc, &statistics, error));
   bpdq_status status;
-  BPDQ_TRY_GOTO(bpdq_streams_capture(f->streams, stage, NULL, block, f->algebra, statistics, error), done);
+  BPDQ_TRY_GOTO(f->streams->capture(f->streams, stage, NULL, block, statistics, error), done);
   BPDQ_TRY_GOTO(f->algebra->statistics_finish(f->algebra, statistics, error), done);
   for (int g = 0; g < f->group_count; g++) {
     bpdq_inputs_info info;
@@ -169,7 +169,8 @@ static bpdq_status take_windows(finder *f, const bpdq_calibration *calibration, 
 static bpdq_status measure(finder *f, const bpdq_calibration *calibration, bpdq_error *error) {
   BPDQ_TRY(take_windows(f, calibration, error));
   BPDQ_TRY(bpdq_sensitivity_create(f->checkpoint, &f->windows, f->options, &f->sensitivity, error));
-  BPDQ_TRY(bpdq_streams_create(f->checkpoint, &f->windows, false, false, f->options->threads, f->options->cancel, &f->streams, error));
+  BPDQ_TRY(bpdq_streams_create(f->algebra, f->checkpoint, &f->windows, false, false, f->options->threads, f->options->cancel, &f->streams,
+                               error));
   for (int group = f->options->group; group <= 256 && f->group_count < MAX_GROUPS; group *= 2) f->groups[f->group_count++] = group;
   f->linears = f->checkpoint->config.layers * BPDQ_LINEARS;
   f->lowest = f->options->bits < 2 + 16.0 * 3 / f->groups[f->group_count - 1] ? 1 : 2;
@@ -177,7 +178,7 @@ static bpdq_status measure(finder *f, const bpdq_calibration *calibration, bpdq_
   if (!f->divergence) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
   for (int64_t layer = 0; layer < f->checkpoint->config.layers; layer++) {
     for (bpdq_stage stage = 0; stage < BPDQ_STAGES; stage++) BPDQ_TRY(measure_stage(f, layer, stage, error));
-    BPDQ_TRY(bpdq_streams_finish_block(f->streams, bpdq_sensitivity_block(f->sensitivity, layer), error));
+    BPDQ_TRY(f->streams->finish_block(f->streams, bpdq_sensitivity_block(f->sensitivity, layer), error));
   }
   return BPDQ_OK;
 }

@@ -2,8 +2,8 @@
 #ifndef BPDQ_QUANTIZER_BUDGET_H
 #define BPDQ_QUANTIZER_BUDGET_H
 
+#include "block.h"
 #include "calibration.h"
-#include "forward.h"
 #include "linalg.h"
 
 typedef struct bpdq_budget_plan {

@@ -1,13 +1,15 @@
-/* The residual streams of all calibration windows, moved through the model block by block, and the inputs of the linears on the way.
+/* The residual streams of calibration windows, moved through the model block by block, and the inputs of the linears on the way.
  *
  * The quantized stream has passed through everything that is quantized so far; the dense stream through the original weights. Inside a
  * block the stages come in the order of bpdq_stage, each captured after the linears of the one before it were quantized (true sequential).
- */
+ *
+ * An algebra creates streams (linalg.h) in its own memory and moves them with its own forward passes: a struct of function pointers, the
+ * first member of the private one. What is captured goes straight into statistics of the same algebra. */
 #ifndef BPDQ_QUANTIZER_CAPTURE_H
 #define BPDQ_QUANTIZER_CAPTURE_H
 
+#include "block.h"
 #include "calibration.h"
-#include "forward.h"
 #include "linalg.h"
 
 typedef enum bpdq_stage {
@@ -19,34 +21,57 @@ typedef enum bpdq_stage {
   BPDQ_STAGE_HEAD = BPDQ_STAGES
 } bpdq_stage;
 
-typedef struct bpdq_streams bpdq_streams;
+/* The dense stream is kept where `dense_target` or `residual_target` asks for it (see bpdq_recipe). */
+struct bpdq_streams_desc {
+  const bpdq_checkpoint *checkpoint; /* both outlive the streams */
+  const bpdq_calibration *calibration;
+  int64_t first_window, window_count; /* the range of the calibration's windows that these streams carry */
+  bool dense_target, residual_target;
+  int threads;                /* 0: one per core */
+  const volatile int *cancel; /* NULL, or a flag: set, captures stop with BPDQ_ERROR_CANCELLED */
+};
 
-/* Starts both streams at the embeddings of the windows. The dense stream is kept where `dense_target` or `residual_target` asks for it (see
- * bpdq_recipe). `calibration` and `checkpoint` outlive the streams. The activations live in host memory: windows * length * hidden * 4
- * bytes per stream. */
-bpdq_status bpdq_streams_create(const bpdq_checkpoint *checkpoint, const bpdq_calibration *calibration, bool dense_target,
-                                bool residual_target, int threads, const volatile int *cancel, bpdq_streams **streams, bpdq_error *error);
+struct bpdq_streams {
+  bpdq_streams_desc desc;
+  void (*destroy)(bpdq_streams *streams);
+  /* Adds the inputs of one stage's linears to `statistics` (created as bpdq_streams_statistics says; NULL: only moves on), after the
+   * quantized linears of the stage before have been applied. `quantized` holds the weights found so far; `dense` may be NULL where no dense
+   * stream is kept. */
+  bpdq_status (*capture)(bpdq_streams *streams, bpdq_stage stage, const bpdq_block *dense, const bpdq_block *quantized,
+                         bpdq_statistics *statistics, bpdq_error *error);
+  /* Adds the inputs of the head behind the last block: `norm` f32 [hidden] is the final norm. */
+  bpdq_status (*capture_head)(bpdq_streams *streams, const float *norm, bpdq_statistics *statistics, bpdq_error *error);
+  /* Applies the block's quantized down_proj: both streams stand behind the block. */
+  bpdq_status (*finish_block)(bpdq_streams *streams, const bpdq_block *quantized, bpdq_error *error);
+  /* Copies the residual streams of window `window` (counted from the first of these streams), f32 [length, hidden], to the host. `dense`
+   * may be NULL. For tests and diagnosis. */
+  bpdq_status (*read)(bpdq_streams *streams, int64_t window, float *quantized, float *dense, bpdq_error *error);
+};
+
+/* Activations in host memory and forward passes over OpenBLAS, for the statistics of any algebra. */
+bpdq_status bpdq_cpu_streams_create(bpdq_algebra *algebra, const bpdq_streams_desc *desc, bpdq_streams **streams, bpdq_error *error);
+
+/* Both streams at the embeddings of all windows of the calibration. */
+bpdq_status bpdq_streams_create(bpdq_algebra *algebra, const bpdq_checkpoint *checkpoint, const bpdq_calibration *calibration,
+                                bool dense_target, bool residual_target, int threads, const volatile int *cancel, bpdq_streams **streams,
+                                bpdq_error *error);
 void bpdq_streams_destroy(bpdq_streams *streams); /* NULL is allowed */
+
+/* Whether a dense stream is kept. */
+bool bpdq_streams_dense(const bpdq_streams_desc *desc);
+/* Whether a stage's linear adds to the residual stream: o_proj and down_proj. */
+bool bpdq_stage_closes(bpdq_stage stage);
 
 /* The statistics that a stage feeds: H; with a dense target C for q k v, gate and up; for o and down whole targets of `rows` rows. */
 bpdq_statistics_desc bpdq_streams_statistics(const bpdq_streams *streams, bpdq_stage stage, const char *name, int64_t rows,
                                              int64_t columns);
 
-/* Adds the inputs of one stage's linears to `statistics`, created with the description above, after the quantized linears of the stage
- * before have been applied. `quantized` holds the weights found so far. */
-bpdq_status bpdq_streams_capture(bpdq_streams *streams, bpdq_stage stage, const bpdq_block *dense, const bpdq_block *quantized,
-                                 bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_error *error);
-
-/* Adds the inputs of the head behind the last block: `norm` f32 [hidden] is the final norm. */
-bpdq_status bpdq_streams_capture_head(bpdq_streams *streams, const float *norm, bpdq_algebra *algebra, bpdq_statistics *statistics,
-                                      bpdq_error *error);
-
-/* Applies the block's quantized down_proj: both streams stand behind the block. */
-bpdq_status bpdq_streams_finish_block(bpdq_streams *streams, const bpdq_block *quantized, bpdq_error *error);
-
 /* Moves both streams through a whole block whose quantized weights are known: bit for bit what capturing it stage by stage does. */
 bpdq_status bpdq_streams_replay(bpdq_streams *streams, const bpdq_block *dense, const bpdq_block *quantized, bpdq_error *error);
 
 int64_t bpdq_streams_tokens(const bpdq_streams *streams);
+
+/* BPDQ_ERROR_CANCELLED where the flag is set. */
+bpdq_status bpdq_streams_check_cancelled(const bpdq_streams *streams, bpdq_error *error);
 
 #endif

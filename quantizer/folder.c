@@ -111,7 +111,7 @@ static bpdq_status run_stage(run *r, int64_t layer, bpdq_stage stage, const bpdq
   uint64_t begin = bpdq_monotonic_nanoseconds();
   bpdq_status status;
   if (r->streams)
-    BPDQ_TRY_GOTO(bpdq_streams_capture(r->streams, stage, dense, block, r->algebra, statistics, error), done);
+    BPDQ_TRY_GOTO(r->streams->capture(r->streams, stage, dense, block, statistics, error), done);
   else
     BPDQ_TRY_GOTO(set_identity(r, statistics, first->columns, error), done);
   r->summary.forward_seconds += seconds_since(begin);
@@ -221,7 +221,7 @@ static bpdq_status quantize_block(run *r, int64_t layer, bpdq_error *error) {
   for (bpdq_stage stage = 0; stage < BPDQ_STAGES; stage++)
     BPDQ_TRY_GOTO(run_stage(r, layer, stage, &dense, &block, results, reports, error), done);
   BPDQ_TRY_GOTO(write_block(r, layer, results, reports, error), done);
-  if (needs_next(r, layer)) status = bpdq_streams_finish_block(r->streams, &block, error);
+  if (needs_next(r, layer)) status = r->streams->finish_block(r->streams, &block, error);
 done:
   json_decref(reports);
   for (int i = 0; i < BPDQ_LINEARS; i++) bpdq_layer_result_free(&results[i]);
@@ -340,7 +340,7 @@ static bpdq_status quantize_head(run *r, bpdq_error *error) {
   if (r->streams) desc = bpdq_streams_statistics(r->streams, BPDQ_STAGE_HEAD, head.name, head.rows, head.columns);
   BPDQ_TRY_GOTO(r->algebra->statistics_create(r->algebra, &desc, &statistics, error), done);
   if (r->streams)
-    BPDQ_TRY_GOTO(bpdq_streams_capture_head(r->streams, norm, r->algebra, statistics, error), done);
+    BPDQ_TRY_GOTO(r->streams->capture_head(r->streams, norm, statistics, error), done);
   else
     BPDQ_TRY_GOTO(set_identity(r, statistics, head.columns, error), done);
   BPDQ_TRY_GOTO(r->algebra->statistics_finish(r->algebra, statistics, error), done);
@@ -439,8 +439,8 @@ static bpdq_status prepare(run *r, const char *source, const char *destination, 
   if (r->method->calibrated) {
     bool dense_target = r->method->dense_stream && o->recipe.dense_target,
          residual_target = r->method->dense_stream && o->recipe.residual_target;
-    BPDQ_TRY(
-        bpdq_streams_create(&r->checkpoint, &r->calibration, dense_target, residual_target, o->threads, o->cancel, &r->streams, error));
+    BPDQ_TRY(bpdq_streams_create(r->algebra, &r->checkpoint, &r->calibration, dense_target, residual_target, o->threads, o->cancel,
+                                 &r->streams, error));
     bpdq_log_info(&r->log, "calibrating with %lld windows of %lld tokens", (long long)r->calibration.count,
                   (long long)r->calibration.length);
   }

@@ -15,6 +15,8 @@
 
 #define BPDQ_MAX_PLANES 8
 
+typedef struct bpdq_streams bpdq_streams; /* of calibration windows, and their description: capture.h */
+typedef struct bpdq_streams_desc bpdq_streams_desc;
 typedef struct bpdq_statistics bpdq_statistics;
 typedef struct bpdq_inputs bpdq_inputs;
 typedef struct bpdq_work bpdq_work;
@@ -43,8 +45,9 @@ typedef struct bpdq_inputs_info {
 } bpdq_inputs_info;
 
 typedef struct bpdq_work_desc {
-  const char *name; /* of the linear, for messages; outlives the work */
-  int64_t rows;     /* N */
+  const char *name;  /* of the linear, for messages; outlives the work */
+  int64_t rows;      /* N */
+  int64_t first_row; /* of these rows in R; not 0 where several works share one linear */
   int planes;
   const float *weight; /* host, f32 [N, K]; outlives the work */
   bool use_cross;      /* T from C, or from a whole_target R */
@@ -79,6 +82,9 @@ struct bpdq_algebra {
   const char *name;
   void (*destroy)(bpdq_algebra *algebra);
 
+  /* ---- residual streams: at the embeddings of the windows in the description. The algebra outlives them ---- */
+  bpdq_status (*streams_create)(bpdq_algebra *algebra, const bpdq_streams_desc *desc, bpdq_streams **streams, bpdq_error *error);
+
   /* ---- statistics: x and dense_x are host f32 [tokens, K], residual is host f32 [tokens, residual_rows] (dense minus quantized) ---- */
   bpdq_status (*statistics_create)(bpdq_algebra *algebra, const bpdq_statistics_desc *desc, bpdq_statistics **statistics,
                                    bpdq_error *error);
@@ -90,6 +96,13 @@ struct bpdq_algebra {
                                 const float *residual, bpdq_error *error);
   /* Scales by 2/tokens and checks: BPDQ_ERROR_FORMAT naming the layer when something is not finite. Once, before inputs_create. */
   bpdq_status (*statistics_finish)(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_error *error);
+  /* For algebras of one kind that share the tokens (multi/). `from` are statistics of the same description in the algebra `other`; nothing
+   * else uses that one meanwhile, but for other copies. merge: adds its sums, neither being finished. copy: makes `statistics` the same as
+   * the finished `from`, whatever they have summed. */
+  bpdq_status (*statistics_merge)(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_algebra *other, const bpdq_statistics *from,
+                                  bpdq_error *error);
+  bpdq_status (*statistics_copy)(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_algebra *other, const bpdq_statistics *from,
+                                 bpdq_error *error);
 
   /* ---- inputs: keep reading the statistics, which outlive them ---- */
   bpdq_status (*inputs_create)(bpdq_algebra *algebra, const bpdq_statistics *statistics, const bpdq_inputs_desc *desc, bpdq_inputs **inputs,
@@ -129,8 +142,9 @@ bpdq_status bpdq_cpu_algebra_create(int threads, bpdq_algebra **algebra, bpdq_er
  * the toolkit's libraries cannot be loaded. Only in builds with CUDA: use bpdq_algebra_create. */
 bpdq_status bpdq_cuda_algebra_create(int device, bpdq_algebra **algebra, bpdq_error *error);
 
-/* By name: "cpu" (also for NULL), "cuda" (device 0) or "cuda:N". `threads` is for the CPU. BPDQ_ERROR_UNSUPPORTED where CUDA was left
- * out of the build. */
+/* By name: "cpu" (also for NULL), "cuda" (device 0) or "cuda:N", or several of one kind that share the work, joined by '+':
+ * "cuda:0+cuda:1" (multi/multi.h). `threads` is for the CPU; "cpu+cpu" splits them. BPDQ_ERROR_UNSUPPORTED where CUDA was left out of the
+ * build. */
 bool bpdq_algebra_known(const char *name);
 bpdq_status bpdq_algebra_create(const char *name, int threads, bpdq_algebra **algebra, bpdq_error *error);
 

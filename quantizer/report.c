@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "forward.h"
+#include "block.h"
 
 static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 

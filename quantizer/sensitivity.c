@@ -7,6 +7,7 @@
 
 #include "core/checked.h"
 #include "core/threads.h"
+#include "cpu/forward.h"
 
 enum { HEAD_TOKENS = 32 }; /* tokens whose logits are computed at a time */
 

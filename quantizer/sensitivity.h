@@ -2,8 +2,8 @@
 #ifndef BPDQ_QUANTIZER_SENSITIVITY_H
 #define BPDQ_QUANTIZER_SENSITIVITY_H
 
+#include "block.h"
 #include "calibration.h"
-#include "forward.h"
 
 typedef struct bpdq_sensitivity bpdq_sensitivity;
 

@@ -1,6 +1,7 @@
 /* The CPU back end: its table of functions, and OpenBLAS kept to one thread per task. */
 #include <cblas.h>
 
+#include "capture.h"
 #include "core/checked.h"
 #include "cpu/cpu_algebra.h"
 
@@ -26,6 +27,7 @@ bpdq_status bpdq_cpu_algebra_create(int threads, bpdq_algebra **algebra, bpdq_er
   cpu->base = (bpdq_algebra){
       .name = "cpu",
       .destroy = destroy,
+      .streams_create = bpdq_cpu_streams_create,
       .statistics_create = bpdq_cpu_statistics_create,
       .statistics_destroy = bpdq_cpu_statistics_destroy,
       .statistics_add = bpdq_cpu_statistics_add,

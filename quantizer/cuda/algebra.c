@@ -1,6 +1,7 @@
 /* The CUDA back end: device, stream, libraries, memory, and the table of functions. */
 #include <stdlib.h>
 
+#include "capture.h"
 #include "core/checked.h"
 #include "gpu_algebra.h"
 
@@ -95,6 +96,7 @@ static int64_t weights(const bpdq_work *work) { return work->state.rows * work->
 static const bpdq_algebra INTERFACE = {
     .name = "cuda",
     .destroy = destroy,
+    .streams_create = bpdq_cpu_streams_create,
     .statistics_create = bpdq_gpu_statistics_create,
     .statistics_destroy = bpdq_gpu_statistics_destroy,
     .statistics_add = bpdq_gpu_statistics_add,

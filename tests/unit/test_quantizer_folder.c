@@ -16,7 +16,7 @@
 #include "core/half.h"
 #include "format/checkpoint.h"
 #include "quantizer/budget.h"
-#include "quantizer/forward.h"
+#include "quantizer/cpu/forward.h"
 
 enum { LAYERS = 2, HIDDEN = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, INNER = 160, VOCAB = 300, CALIBRATION_IDS = 900 };
 
