@@ -84,7 +84,7 @@ static bpdq_status timed(bench *b, int stage, double begin, bpdq_status status) 
 
 static bpdq_status run_method(bench *b, const bpdq_inputs *inputs, const shape *s, const float *weight) {
   bpdq_algebra *a = b->algebra;
-  bpdq_work_desc desc = {s->name, s->rows, 2, weight, true, true};
+  bpdq_work_desc desc = {.name = s->name, .rows = s->rows, .planes = 2, .weight = weight, .use_cross = true, .use_residual = true};
   bpdq_walk_options walk = {BPDQ_START_MSB | BPDQ_START_NARROW | BPDQ_START_WIDE, 10, 1e-4, true};
   bpdq_work *work = NULL;
   bpdq_layer_result result = {0};
