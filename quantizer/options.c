@@ -75,7 +75,9 @@ bpdq_status bpdq_check_quantize_options(const bpdq_quantize_options *options, bp
   if (recipe->restarts < 0 || recipe->restarts > 3 || (recipe->restarts && !recipe->several_starts))
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "restarts: 0 to 3 are possible, and none without several starts");
   if (!bpdq_algebra_known(options->algebra))
-    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "algebra: '%s' is unknown, possible are cpu, cuda and cuda:N", options->algebra);
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT,
+                     "algebra: '%s' is unknown, possible are cpu, cuda, cuda:N and several of a kind joined by +, like cuda:0+cuda:1",
+                     options->algebra);
   return BPDQ_OK;
 }
 

@@ -33,6 +33,8 @@ bpdq_status bpdq_cpu_algebra_create(int threads, bpdq_algebra **algebra, bpdq_er
       .statistics_add = bpdq_cpu_statistics_add,
       .statistics_set = bpdq_cpu_statistics_set,
       .statistics_finish = bpdq_cpu_statistics_finish,
+      .statistics_merge = bpdq_cpu_statistics_merge,
+      .statistics_copy = bpdq_cpu_statistics_copy,
       .inputs_create = bpdq_cpu_inputs_create,
       .inputs_destroy = bpdq_cpu_inputs_destroy,
       .work_create = bpdq_cpu_work_create,

@@ -33,8 +33,9 @@ typedef struct row_loop {
   double *scratch;
   int64_t per_thread;
   bool use_cross, use_residual;
-  double *sums;   /* [3][rows]: per-row objectives against W, against T, of zero */
-  bool wanted[3]; /* which of them */
+  int64_t first_row; /* of the work in R */
+  double *sums;      /* [3][rows]: per-row objectives against W, against T, of zero */
+  bool wanted[3];    /* which of them */
 } row_loop;
 
 static double *scratch_of(const row_loop *loop, int thread) { return loop->scratch + (int64_t)thread * loop->per_thread; }
@@ -56,7 +57,7 @@ static void compute_target(void *context, int64_t index, int thread) {
     for (int64_t i = 0; i < rows * k; i++) target[i] = inputs->lambda * weight[i];
     if (!statistics->whole_target)
       cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, width, width, 1, weight, width, cross, width, 1, target, width);
-    for (int64_t i = 0; loop->use_residual && i < rows * k; i++) target[i] += statistics->residual[first * k + i];
+    for (int64_t i = 0; loop->use_residual && i < rows * k; i++) target[i] += statistics->residual[(loop->first_row + first) * k + i];
     LAPACKE_dpotrs(LAPACK_COL_MAJOR, 'L', width, rows, inputs->target_root, width, target, width);
   } else {
     target = weight;
@@ -93,10 +94,11 @@ bpdq_status bpdq_cpu_work_create(bpdq_algebra *algebra, const bpdq_inputs *input
   bool whole = inputs->statistics->whole_target && inputs->statistics->residual;
   row_loop loop = {.use_cross = desc->use_cross && inputs->statistics->cross,
                    .use_residual = (desc->use_residual || (whole && desc->use_cross)) && inputs->statistics->residual,
+                   .first_row = desc->first_row,
                    .per_thread = 2 * BPDQ_ROW_CHUNK * inputs->columns};
-  if (loop.use_residual && inputs->statistics->residual_rows != desc->rows)
-    return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "%s: R has %lld rows, the weight %lld", desc->name,
-                     (long long)inputs->statistics->residual_rows, (long long)desc->rows);
+  if (loop.use_residual && inputs->statistics->residual_rows - desc->first_row < desc->rows)
+    return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "%s: R has %lld rows, the weight ends at row %lld", desc->name,
+                     (long long)inputs->statistics->residual_rows, (long long)(desc->first_row + desc->rows));
   if (loop.use_cross || loop.use_residual) BPDQ_TRY(find_target_root((bpdq_inputs *)inputs, error));
   bpdq_work *made = calloc(1, sizeof *made);
   loop.scratch = bpdq_alloc_array((size_t)(cpu->threads * loop.per_thread), sizeof(double));

@@ -102,6 +102,8 @@ static const bpdq_algebra INTERFACE = {
     .statistics_add = bpdq_gpu_statistics_add,
     .statistics_set = bpdq_gpu_statistics_set,
     .statistics_finish = bpdq_gpu_statistics_finish,
+    .statistics_merge = bpdq_gpu_statistics_merge,
+    .statistics_copy = bpdq_gpu_statistics_copy,
     .inputs_create = bpdq_gpu_inputs_create,
     .inputs_destroy = bpdq_gpu_inputs_destroy,
     .work_create = bpdq_gpu_work_create,
@@ -117,16 +119,32 @@ static const bpdq_algebra INTERFACE = {
     .result = bpdq_gpu_result,
 };
 
+/* The runtime calls a missing driver an insufficient one. */
+static bpdq_status fail_without_device(cudaError_t result, bpdq_error *error) {
+  int driver = 0, needed = CUDART_VERSION;
+  (void)cudaDriverGetVersion(&driver);
+  if (result == cudaErrorInsufficientDriver && !driver)
+    return bpdq_fail(error, BPDQ_ERROR_DEVICE, "algebra cuda: no usable CUDA device: no NVIDIA driver is installed; use the algebra cpu");
+  if (result == cudaErrorInsufficientDriver)
+    return bpdq_fail(error, BPDQ_ERROR_DEVICE,
+                     "algebra cuda: no usable CUDA device: the driver is for CUDA %d.%d and this program needs %d.%d: install a newer "
+                     "driver, or use the algebra cpu",
+                     driver / 1000, driver % 1000 / 10, needed / 1000, needed % 1000 / 10);
+  return bpdq_fail(error, BPDQ_ERROR_DEVICE, "algebra cuda: no usable CUDA device: %s; use the algebra cpu",
+                   result != cudaSuccess ? cudaGetErrorString(result) : "the driver found none");
+}
+
 static bpdq_status open_device(gpu_algebra *gpu, int device, bpdq_error *error) {
   int count = 0, pools = 0;
   cudaError_t result = cudaGetDeviceCount(&count);
   if (result != cudaSuccess || count < 1) {
     (void)cudaGetLastError();
-    return bpdq_fail(error, BPDQ_ERROR_DEVICE, "algebra cuda: no usable CUDA device (%s)",
-                     result != cudaSuccess ? cudaGetErrorString(result) : "none was found");
+    return fail_without_device(result, error);
   }
   if (device < 0 || device >= count)
-    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "algebra cuda: there is no device %d; devices 0 to %d are there", device, count - 1);
+    return count == 1 ? bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "algebra cuda: there is no CUDA device %d; only device 0 is there", device)
+                      : bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "algebra cuda: there is no CUDA device %d; devices 0 to %d are there", device,
+                                  count - 1);
   gpu->device = device;
   BPDQ_TRY(bpdq_gpu_check(cudaSetDevice(device), "algebra cuda", error));
   BPDQ_TRY(bpdq_gpu_check(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device), "algebra cuda", error));

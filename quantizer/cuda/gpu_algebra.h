@@ -102,6 +102,10 @@ bpdq_status bpdq_gpu_statistics_add(bpdq_algebra *algebra, bpdq_statistics *stat
 bpdq_status bpdq_gpu_statistics_set(bpdq_algebra *algebra, bpdq_statistics *statistics, const float *hessian, const float *cross,
                                     const float *residual, bpdq_error *error);
 bpdq_status bpdq_gpu_statistics_finish(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_error *error);
+bpdq_status bpdq_gpu_statistics_merge(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_algebra *other, const bpdq_statistics *from,
+                                      bpdq_error *error);
+bpdq_status bpdq_gpu_statistics_copy(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_algebra *other, const bpdq_statistics *from,
+                                     bpdq_error *error);
 
 bpdq_status bpdq_gpu_inputs_create(bpdq_algebra *algebra, const bpdq_statistics *statistics, const bpdq_inputs_desc *desc,
                                    bpdq_inputs **inputs, bpdq_inputs_info *info, bpdq_error *error);

@@ -23,6 +23,9 @@ extern "C" {
 /* sum[i, first + j] += product[i, j] for product [rows, width] and sum [rows, columns] with columns = first + width. */
 cudaError_t bpdq_gpu_accumulate(const float *product, int64_t rows, int64_t first, int64_t width, double *sum, cudaStream_t stream);
 
+/* sum[i] += values[i]. */
+cudaError_t bpdq_gpu_add_sums(const double *values, int64_t count, double *sum, cudaStream_t stream);
+
 /* out = scale * sum - subtract, float32 [rows, columns]; `symmetric`: from the upper triangle; `subtract` may be NULL. Sets *not_finite
  * where a value is not. */
 cudaError_t bpdq_gpu_finish(const double *sum, int64_t rows, int64_t columns, double scale, bool symmetric, const float *subtract,

@@ -87,12 +87,12 @@ bpdq_status bpdq_gpu_find_target(gpu_algebra *gpu, bpdq_work *work, const bpdq_w
   const bpdq_statistics *statistics = inputs->statistics;
   target_job job = {.work = work, .sign = 1};
   if (statistics->whole_target && statistics->residual && (desc->use_cross || desc->use_residual)) {
-    job.residual = statistics->residual;
+    job.residual = statistics->residual + desc->first_row * k;
     job.cross = statistics->hessian;
     job.sign = -1;
   } else {
     if (desc->use_cross) job.cross = statistics->cross;
-    if (desc->use_residual) job.residual = statistics->residual;
+    if (desc->use_residual && statistics->residual) job.residual = statistics->residual + desc->first_row * k;
   }
   bool own_target = job.cross || job.residual;
   bpdq_status status;

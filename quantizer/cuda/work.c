@@ -53,9 +53,10 @@ bpdq_status bpdq_gpu_work_create(bpdq_algebra *algebra, const bpdq_inputs *input
                                  bpdq_error *error) {
   gpu_algebra *gpu = (gpu_algebra *)algebra;
   *work = NULL;
-  if (desc->use_residual && inputs->statistics->residual && inputs->statistics->residual_rows != desc->rows)
-    return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "%s: R has %lld rows, the weight %lld", desc->name,
-                     (long long)inputs->statistics->residual_rows, (long long)desc->rows);
+  if ((desc->use_residual || desc->use_cross) && inputs->statistics->residual &&
+      inputs->statistics->residual_rows - desc->first_row < desc->rows)
+    return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "%s: R has %lld rows, the weight ends at row %lld", desc->name,
+                     (long long)inputs->statistics->residual_rows, (long long)(desc->first_row + desc->rows));
   BPDQ_TRY(bpdq_gpu_check(cudaSetDevice(gpu->device), desc->name, error));
   bpdq_work *made = calloc(1, sizeof *made);
   if (!made) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of host memory", desc->name);

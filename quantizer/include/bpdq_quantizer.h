@@ -103,7 +103,7 @@ typedef struct bpdq_quantize_options {
 
   bpdq_recipe recipe; /* bpdq only */
 
-  const char *algebra; /* "cpu" (default), "cuda" or "cuda:N" (device N) */
+  const char *algebra; /* "cpu" (default), "cuda" or "cuda:N" (device N), or several that share the work: "cuda:0+cuda:1" */
   int threads;         /* 0: one per core */
   bool compare_gptq;   /* also run GPTQ on each layer, for the report */
   bool resume;         /* go on with the interrupted run that left DST.partial behind; without one start anew */

@@ -14,6 +14,16 @@ cudaError_t bpdq_gpu_accumulate(const float *product, int64_t rows, int64_t firs
   return cudaGetLastError();
 }
 
+static __global__ void add_sums(const double *values, int64_t count, double *sum) {
+  for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += (int64_t)gridDim.x * THREADS) sum[i] += values[i];
+}
+
+cudaError_t bpdq_gpu_add_sums(const double *values, int64_t count, double *sum, cudaStream_t stream) {
+  enum { BLOCKS = 2048 }; /* fill any device */
+  add_sums<<<BLOCKS, THREADS, 0, stream>>>(values, count, sum);
+  return cudaGetLastError();
+}
+
 static __global__ void finish(const double *sum, int64_t columns, double scale, bool symmetric, const float *subtract, float *out,
                               int *not_finite) {
   int64_t i = blockIdx.x;
