@@ -139,6 +139,7 @@ const command command_quantize = {
     .examples =
         "bpdq quantize Qwen2.5-7B Qwen2.5-7B-k2 --planes 2 --group 64 --calib c4.txt\n"
         "bpdq quantize Qwen2.5-7B Qwen2.5-7B-2.5 --bits 2.5 --group 128 --calib c4.jsonl --samples 256 --seqlen 2048\n"
+        "bpdq quantize Qwen2.5-72B Qwen2.5-72B-k2 --planes 2 --group 256 --calib c4.txt --devices 0,1\n"
         "bpdq quantize Qwen2.5-7B Qwen2.5-7B-gptq --method gptq --calib c4.txt --json",
     .run = run,
 };

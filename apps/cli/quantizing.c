@@ -1,5 +1,9 @@
 #include "quantizing.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 static const char *const method_words[] = {"bpdq", "reference", "gptq", "rtn", NULL}; /* in the order of bpdq_quantize_method */
 
 static const option options[] = {
@@ -14,6 +18,8 @@ static const option options[] = {
     {0, "alpha", OPTION_NUMBER, offsetof(quantizing_flags, alpha), "X", "ridge of the coefficient fit (default 1e-4)", 0, 1, NULL},
     {0, "algebra", OPTION_TEXT, offsetof(quantizing_flags, algebra), "NAME", "where the linear algebra runs: cpu (default), cuda or cuda:N",
      0, 0, NULL},
+    {0, "devices", OPTION_TEXT, offsetof(quantizing_flags, devices), "N,N",
+     "CUDA devices that share the work, by number (instead of --algebra)", 0, 0, NULL},
     {'t', "threads", OPTION_INTEGER, offsetof(quantizing_flags, threads), "N", "CPU threads (default: one per core)", 0, 4096, NULL},
     {0, "compare-gptq", OPTION_FLAG, offsetof(quantizing_flags, compare_gptq), NULL, "also run GPTQ on each layer, for the report", 0, 0,
      NULL},
@@ -65,12 +71,40 @@ quantizing_flags quantizing_flags_default(void) {
                             .several_starts = o.recipe.several_starts,
                             .coordinate_descent = o.recipe.coordinate_descent,
                             .joint_refit = o.recipe.joint_refit,
-                            .compare_gptq = o.compare_gptq,
-                            .algebra = o.algebra};
+                            .compare_gptq = o.compare_gptq};
 }
 
-bool quantizing_options(const command *command, const quantizing_flags *f, bpdq_quantize_options *options, int *exit_code) {
+/* "0,1" becomes "cuda:0+cuda:1"; returns 0, or the exit code after the error line. */
+static int name_devices(const command *command, const char *list, char *algebra, size_t size) {
+  long numbers[MAX_QUANTIZING_DEVICES];
+  size_t written = 0;
+  const char *rest = list;
+  for (int count = 0;; count++, rest++) {
+    char *end = NULL;
+    if (count == MAX_QUANTIZING_DEVICES) return options_wrong(command, "--devices: more than %d devices", MAX_QUANTIZING_DEVICES);
+    numbers[count] = *rest >= '0' && *rest <= '9' ? strtol(rest, &end, 10) : -1;
+    if (numbers[count] < 0 || numbers[count] > 1023 || (*end && *end != ','))
+      return options_wrong(command, "--devices: '%s' is not a list of CUDA device numbers like 0,1", list);
+    for (int i = 0; i < count; i++)
+      if (numbers[i] == numbers[count]) return options_wrong(command, "--devices: device %ld is named twice", numbers[i]);
+    written += (size_t)snprintf(algebra + written, size - written, "%scuda:%ld", count ? "+" : "", numbers[count]);
+    rest = end;
+    if (!*rest) return 0;
+  }
+}
+
+static bool choose_algebra(const command *command, quantizing_flags *f, bpdq_quantize_options *options, int *exit_code) {
+  if (f->algebra) options->algebra = f->algebra;
+  if (!f->devices) return true;
+  *exit_code = f->algebra ? options_wrong(command, "--devices and --algebra exclude each other")
+                          : name_devices(command, f->devices, f->device_algebra, sizeof f->device_algebra);
+  options->algebra = f->device_algebra;
+  return *exit_code == 0;
+}
+
+bool quantizing_options(const command *command, quantizing_flags *f, bpdq_quantize_options *options, int *exit_code) {
   *options = bpdq_quantize_default_options();
+  if (!choose_algebra(command, f, options, exit_code)) return false;
   if (f->group % 32) {
     *exit_code = options_wrong(command, "--group: %lld is not a multiple of 32", (long long)f->group);
     return false;
@@ -81,7 +115,6 @@ bool quantizing_options(const command *command, const quantizing_flags *f, bpdq_
   options->iterations = (int)f->iterations;
   options->damping = f->damping;
   options->alpha = f->alpha;
-  options->algebra = f->algebra;
   options->threads = (int)f->threads;
   options->compare_gptq = f->compare_gptq;
   options->recipe = (bpdq_recipe){.dense_target = f->dense_target,
