@@ -15,6 +15,8 @@ bool console_interrupted(void);
 void console_clear_interrupt(void);
 /* The flag itself, for the quantizer. */
 const volatile int *console_interrupt_flag(void);
+/* Sleeps until stdin has something to read (or has ended); false as soon as the flag is set, whenever the signal came. */
+bool console_wait_for_input(void);
 /* The session that an interrupt stops; NULL: none. */
 void console_stop_session(bpdq_session *session);
 

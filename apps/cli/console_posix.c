@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/select.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -34,6 +35,29 @@ void console_catch_interrupt(void) {
 bool console_interrupted(void) { return interrupt_flag != 0; }
 void console_clear_interrupt(void) { interrupt_flag = 0; }
 const volatile int *console_interrupt_flag(void) { return &interrupt_flag; }
+
+/* The signals are let in only while the process sleeps: one that comes between a look at the flag and a blocking read would wait for the
+   next key. The flag is looked at with the signals let in again, since libedit's handler passes them on by sending them a second time. */
+bool console_wait_for_input(void) {
+  sigset_t stops, before;
+  fd_set inputs;
+  sigemptyset(&stops);
+  sigaddset(&stops, SIGINT);
+  sigaddset(&stops, SIGTERM);
+  for (;;) {
+    int ready = 0;
+    sigprocmask(SIG_BLOCK, &stops, &before);
+    if (!interrupt_flag) {
+      FD_ZERO(&inputs);
+      FD_SET(STDIN_FILENO, &inputs);
+      ready = pselect(STDIN_FILENO + 1, &inputs, NULL, NULL, NULL, &before);
+    }
+    int reason = errno;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (interrupt_flag) return false;
+    if (ready > 0 || (ready < 0 && reason != EINTR)) return true;
+  }
+}
 
 void console_stop_session(bpdq_session *session) {
   atomic_store(&interrupted_session, session);

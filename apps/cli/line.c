@@ -27,11 +27,12 @@ static char *prompt_of(EditLine *editor) {
   return (char *)reader->prompt;
 }
 
-/* Reads one character; unlike libedit's own function it gives up on an interrupt instead of reading on. */
+/* Reads one character; unlike libedit's own function it gives up on an interrupt instead of reading on, also on one that came before. */
 static int read_character(EditLine *editor, wchar_t *character) {
   (void)editor;
   mbstate_t state = {0};
   for (;;) {
+    if (!console_wait_for_input()) return -1;
     int byte = getchar();
     if (byte == EOF) {
       clearerr(stdin);

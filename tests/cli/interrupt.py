@@ -78,6 +78,7 @@ class Terminal:
         if self.pid == 0:
             os.execve(BPDQ, [str(BPDQ), *map(str, words)], environment({"XDG_STATE_HOME": str(folder), "TERM": "xterm"}))
         self.seen = b""
+        self.ended = False
 
     def wait_for(self, text, behind=0):
         """Until the output behind that position holds the text; the position behind it, or -1 when the program ends first."""
@@ -90,6 +91,7 @@ class Terminal:
             except OSError:
                 chunk = b""
             if not chunk:
+                self.ended = True
                 return -1
             self.seen += chunk
         position = self.seen.find(text, behind)
@@ -99,7 +101,10 @@ class Terminal:
         os.write(self.descriptor, data)
 
     def exit_code(self):
+        """Its exit code; killed (-9) where it does not end by itself."""
         self.wait_for(b"\0never\0")
+        if not self.ended:
+            os.kill(self.pid, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
@@ -118,10 +123,13 @@ def conversation(checks, folder):
     checks.that(helped > 0, "chat: /help says nothing")
     terminal.wait_for(b"> ", helped)
     terminal.send(b"\x03")  # at the prompt: says how to leave, and stays
-    checks.that(terminal.wait_for(b"leaves", helped) > 0, "chat: Ctrl-C at the prompt")
+    told = terminal.wait_for(b"leaves", helped)
+    checks.that(told > 0, "chat: Ctrl-C at the prompt")
+    terminal.wait_for(b"> ", told)  # before it the terminal still takes Ctrl-D as the end of a line of its own
     terminal.send(b"\x04")
     checks.that(terminal.exit_code() == 0, "chat: Ctrl-D does not leave with 0")
-    history = (folder / "bpdq" / "history").read_text()
+    path = folder / "bpdq" / "history"
+    history = path.read_text() if path.exists() else ""
     checks.that("Hello" in history, f"chat: the edited line is not in the history: {history!r}")
 
     terminal = Terminal(folder, "chat", MODEL, "--temp", "0", "-n", "4")
