@@ -76,5 +76,6 @@ def bars(rows, title, unit):
         color = COLORS[groups.index(group) % len(COLORS)]
         body += [text(left - 8, y + 12, label, "end", 11), f'<rect x="{left}" y="{y + 2}" width="{length:.1f}" height="{line - 5}" fill="{color}"/>', text(left + length + 6, y + 12, f"{value:.4g} {unit}", "start", 11)]
     for index, group in enumerate(groups):
-        body += [f'<rect x="{left + 130 * index}" y="{height - 20}" width="10" height="10" fill="{COLORS[index % len(COLORS)]}"/>', text(left + 14 + 130 * index, height - 11, group, size=11)]
+        x = 20 + (width - 40) / len(groups) * index
+        body += [f'<rect x="{x:.1f}" y="{height - 20}" width="10" height="10" fill="{COLORS[index % len(COLORS)]}"/>', text(x + 14, height - 11, group, size=11)]
     return document(width, height, title, body)
