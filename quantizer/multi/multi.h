@@ -12,8 +12,8 @@
 #ifndef BPDQ_QUANTIZER_MULTI_H
 #define BPDQ_QUANTIZER_MULTI_H
 
+#include "../linalg.h" /* tests have no include path into the folder above */
 #include "core/threads.h"
-#include "linalg.h"
 
 enum {
   BPDQ_MULTI_MOST = 16, /* parts */

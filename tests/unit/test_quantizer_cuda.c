@@ -7,94 +7,23 @@
 /* cmocka.h needs the four headers above it */
 #include <cmocka.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
-#include "bpdq_quantizer.h"
-#include "core/half.h"
-#include "core/platform.h"
-#include "format/safetensors.h"
-#include "quantizer/method.h"
+#include "layers.h"
 
 /* Of objectives, in both directions. Descent from sums in another order meets a few ties differently and ends in another local optimum of
  * about the same depth; in made layers of a few thousand weights, and with many planes, one weight counts for more. */
 static const double TOLERANCE = 0.01, SMALL_TOLERANCE = 0.05;
-
-typedef struct layer {
-  int64_t rows, columns;
-  float *weight, *hessian, *cross, *residual; /* W [N, K], H and C [K, K], R [N, K]; C and R may be NULL */
-  bool whole;                                 /* R holds W C + R */
-} layer;
-
-static void free_layer(layer *l) {
-  free(l->weight);
-  free(l->hessian);
-  free(l->cross);
-  free(l->residual);
-}
-
-static bpdq_algebra *make(const char *name) {
-  bpdq_algebra *algebra = NULL;
-  bpdq_error error = {0};
-  if (bpdq_algebra_create(name, 2, &algebra, &error) != BPDQ_OK) fail_msg("%s", error.message);
-  return algebra;
-}
-
-#define CHECK(call)                                                   \
-  do {                                                                \
-    bpdq_error error_ = {0}, *error = &error_;                        \
-    if ((call) != BPDQ_OK) fail_msg("%s: %s", #call, error_.message); \
-  } while (0)
-
-/* Quantizes a layer; returns its report, and the dequantized weights in `values` unless it is NULL. */
-static bpdq_layer_report quantize(const char *name, const layer *l, const bpdq_quantize_options *options, float *values) {
-  bpdq_algebra *algebra = make(name);
-  bpdq_statistics_desc desc = {"test", l->columns, l->cross != NULL, l->residual ? l->rows : 0, l->whole};
-  bpdq_statistics *statistics;
-  bpdq_inputs *inputs;
-  bpdq_inputs_info info;
-  bpdq_layer_result result = {0};
-  bpdq_layer_report report = {0};
-  CHECK(algebra->statistics_create(algebra, &desc, &statistics, error));
-  CHECK(algebra->statistics_set(algebra, statistics, l->hessian, l->cross, l->residual, error));
-  CHECK(algebra->statistics_finish(algebra, statistics, error));
-  bpdq_inputs_desc inputs_desc = bpdq_method_inputs(bpdq_method_of(options->method), options, options->group);
-  inputs_desc.factor = true;
-  CHECK(algebra->inputs_create(algebra, statistics, &inputs_desc, &inputs, &info, error));
-  bpdq_linear_job job = {"test", l->weight, l->rows, options->planes};
-  CHECK(bpdq_quantize_linear(algebra, inputs, &info, &job, options, &result, &report, error));
-  if (values) bpdq_dequantize_result(&result, values);
-  bpdq_layer_result_free(&result);
-  algebra->inputs_destroy(algebra, inputs);
-  algebra->statistics_destroy(algebra, statistics);
-  algebra->destroy(algebra);
-  return report;
-}
-
-/* tr((W - Q) H (W - Q)^T) in float64. */
-static double objective(const layer *l, const float *values) {
-  double total = 0;
-  for (int64_t row = 0; row < l->rows; row++)
-    for (int64_t i = 0; i < l->columns; i++) {
-      double sum = 0;
-      for (int64_t j = 0; j < l->columns; j++)
-        sum += (double)l->hessian[i * l->columns + j] * ((double)l->weight[row * l->columns + j] - (double)values[row * l->columns + j]);
-      total += sum * ((double)l->weight[row * l->columns + i] - (double)values[row * l->columns + i]);
-    }
-  return total;
-}
 
 static void assert_close(double value, double expected, double tolerance, const char *what) {
   if (!(fabs(value - expected) <= tolerance * fabs(expected) + 1e-12)) fail_msg("%s: cuda %.9g, cpu %.9g", what, value, expected);
 }
 
 /* Both back ends agree, and each one's report tells the truth about its own result. */
-static void compare(const char *what, const layer *l, const bpdq_quantize_options *options, double tolerance) {
+static void compare_on(const char *devices, const char *what, const layer *l, const bpdq_quantize_options *options, double tolerance) {
   float *values = malloc((size_t)(l->rows * l->columns) * sizeof *values);
   assert_non_null(values);
-  bpdq_layer_report cpu = quantize("cpu", l, options, NULL), cuda = quantize("cuda", l, options, values);
-  print_message("%-24s cpu %.6f cuda %.6f (ratio %.4f)\n", what, cpu.objective, cuda.objective, cuda.objective / cpu.objective);
+  bpdq_layer_report cpu = quantize("cpu", l, options, NULL), cuda = quantize(devices, l, options, values);
+  print_message("%-24s cpu %.6f %s %.6f (ratio %.4f)\n", what, cpu.objective, devices, cuda.objective, cuda.objective / cpu.objective);
   assert_close(cuda.objective, cpu.objective, tolerance, what);
   assert_close(cuda.objective_target, cpu.objective_target, tolerance, what);
   assert_close(cuda.objective_zero, cpu.objective_zero, 1e-5, what);
@@ -105,38 +34,15 @@ static void compare(const char *what, const layer *l, const bpdq_quantize_option
   free(values);
 }
 
-static float *read_tensor(const bpdq_safetensors *file, const char *name, int64_t shape[2]) {
-  const bpdq_stored_tensor *tensor = bpdq_safetensors_find(file, name);
-  assert_non_null(tensor);
-  float *data = malloc(tensor->bytes);
-  assert_non_null(data);
-  memcpy(data, tensor->data, tensor->bytes);
-  shape[0] = tensor->shape[0];
-  shape[1] = tensor->shape[1];
-  return data;
+static void compare(const char *what, const layer *l, const bpdq_quantize_options *options, double tolerance) {
+  compare_on("cuda", what, l, options, tolerance);
 }
-
-typedef struct vector {
-  const char *name;
-  int planes, group;
-} vector;
-
-static const vector VECTORS[] = {{"k2_g64", 2, 64}, {"k3_g128", 3, 128}, {"k4_g32", 4, 32}, {"k2_g256_pad", 2, 256}};
 
 static void vectors_agree(void **unused) {
   (void)unused;
   for (size_t i = 0; i < sizeof VECTORS / sizeof *VECTORS; i++) {
-    char path[512], what[64];
-    snprintf(path, sizeof path, "%s/vectors/%s.safetensors", getenv("BPDQ_SHARED") ? getenv("BPDQ_SHARED") : BPDQ_SHARED, VECTORS[i].name);
-    bpdq_safetensors *file;
-    CHECK(bpdq_safetensors_open(path, &file, error));
-    int64_t shape[2];
-    layer l = {0};
-    l.hessian = read_tensor(file, "H", shape);
-    l.weight = read_tensor(file, "W", shape);
-    l.rows = shape[0];
-    l.columns = shape[1];
-    bpdq_safetensors_close(file);
+    char what[64];
+    layer l = read_vector(&VECTORS[i]);
     for (int method = BPDQ_METHOD_BPDQ; method <= BPDQ_METHOD_RTN; method++) {
       bpdq_quantize_options options = bpdq_quantize_default_options();
       options.planes = VECTORS[i].planes;
@@ -147,73 +53,6 @@ static void vectors_agree(void **unused) {
     }
     free_layer(&l);
   }
-}
-
-/* ---- made layers ---- */
-
-/* Uniform in [-1, 1), the same on every machine. */
-static float random_value(uint64_t *state) {
-  *state = *state * 6364136223846793005u + 1442695040888963407u;
-  return (float)((double)(*state >> 11) / 4503599627370496.0 - 1.0);
-}
-
-/* Tokens with correlated columns of unequal size; column `dead` is 0 (-1: none). */
-static float *make_tokens(int64_t tokens, int64_t columns, int64_t dead, uint64_t seed) {
-  float *x = malloc((size_t)(tokens * columns) * sizeof *x);
-  assert_non_null(x);
-  for (int64_t t = 0; t < tokens; t++) {
-    float common = random_value(&seed);
-    for (int64_t j = 0; j < columns; j++)
-      x[t * columns + j] = j == dead ? 0 : (common + random_value(&seed)) * (1 + 3 * (float)(j % 7 == 0));
-  }
-  return x;
-}
-
-static float *outer(const float *a, const float *b, int64_t tokens, int64_t rows, int64_t columns) {
-  float *sum = malloc((size_t)(rows * columns) * sizeof *sum);
-  assert_non_null(sum);
-  for (int64_t i = 0; i < rows; i++)
-    for (int64_t j = 0; j < columns; j++) {
-      double total = 0;
-      for (int64_t t = 0; t < tokens; t++) total += (double)a[t * rows + i] * (double)b[t * columns + j];
-      sum[i * columns + j] = (float)(2 * total / (double)tokens);
-    }
-  return sum;
-}
-
-static layer make_layer(int64_t rows, int64_t columns, int64_t dead, bool streams) {
-  enum { TOKENS = 300 };
-  uint64_t seed = 7;
-  layer l = {.rows = rows, .columns = columns};
-  float *x = make_tokens(TOKENS, columns, dead, 1);
-  l.hessian = outer(x, x, TOKENS, columns, columns);
-  l.weight = malloc((size_t)(rows * columns) * sizeof(float));
-  assert_non_null(l.weight);
-  for (int64_t i = 0; i < rows * columns; i++) l.weight[i] = random_value(&seed) * random_value(&seed);
-  if (streams) {
-    float *dense = make_tokens(TOKENS, columns, dead, 1), *residual = make_tokens(TOKENS, rows, -1, 3);
-    for (int64_t i = 0; i < TOKENS * columns; i++) dense[i] += 0.05f * random_value(&seed) * (dense[i] != 0);
-    for (int64_t i = 0; i < TOKENS * rows; i++) residual[i] *= 0.05f;
-    l.cross = outer(dense, x, TOKENS, columns, columns);
-    l.residual = outer(residual, x, TOKENS, rows, columns);
-    free(dense);
-    free(residual);
-  }
-  free(x);
-  return l;
-}
-
-/* R becomes W C + R, and C is gone. */
-static void join_targets(layer *l) {
-  for (int64_t row = 0; row < l->rows; row++)
-    for (int64_t j = 0; j < l->columns; j++) {
-      double sum = (double)l->residual[row * l->columns + j];
-      for (int64_t i = 0; i < l->columns; i++) sum += (double)l->weight[row * l->columns + i] * (double)l->cross[i * l->columns + j];
-      l->residual[row * l->columns + j] = (float)sum;
-    }
-  free(l->cross);
-  l->cross = NULL;
-  l->whole = true;
 }
 
 static void odd_layers_agree(void **unused) {
@@ -284,6 +123,48 @@ static void tokens_agree(void **unused) {
   free_layer(&l);
 }
 
+/* Two devices where there are two, else one twice: the same code but for the way between the devices. */
+static const char *several_devices(void) {
+  bpdq_algebra *second;
+  if (bpdq_algebra_create("cuda:1", 0, &second, NULL) != BPDQ_OK) return "cuda:0+cuda:0";
+  second->destroy(second);
+  return "cuda:0+cuda:1";
+}
+
+/* Layers whose rows are shared, and statistics whose tokens are. */
+static void several_devices_agree(void **unused) {
+  (void)unused;
+  enum { ROWS = 200, COLUMNS = 256, TOKENS = 300 };
+  const char *devices = several_devices();
+  print_message("sharing the work: %s\n", devices);
+  layer vector = read_vector(&VECTORS[0]), made = make_layer(ROWS, COLUMNS, 9, true);
+  bpdq_quantize_options options = bpdq_quantize_default_options();
+  for (int method = BPDQ_METHOD_BPDQ; method <= BPDQ_METHOD_RTN; method++) {
+    options.method = (bpdq_quantize_method)method;
+    compare_on(devices, bpdq_quantize_method_name(options.method), &vector, &options, TOLERANCE);
+    compare_on(devices, bpdq_quantize_method_name(options.method), &made, &options, SMALL_TOLERANCE);
+  }
+  options.method = BPDQ_METHOD_BPDQ;
+  options.recipe.restarts = 2;
+  compare_on(devices, "restarts", &made, &options, SMALL_TOLERANCE);
+  options.recipe.restarts = 0;
+  float *x = make_tokens(TOKENS, COLUMNS, 9, 1), *residual = make_tokens(TOKENS, ROWS, -1, 3);
+  for (int whole = 0; whole < 2; whole++) {
+    if (whole) {
+      join_targets(&made);
+      add_outputs(&made, x, TOKENS, residual);
+    }
+    bpdq_layer_report one = quantize_tokens("cuda:0", &made, x, x, residual, TOKENS, &options, NULL),
+                      two = quantize_tokens(devices, &made, x, x, residual, TOKENS, &options, NULL);
+    assert_close(two.objective_rtn, one.objective_rtn, 1e-4, "round to nearest with statistics from shared tokens");
+    assert_close(two.objective_target, one.objective_target, SMALL_TOLERANCE, "statistics from shared tokens");
+  }
+  free(x);
+  free(residual);
+  free_layer(&made);
+  free_layer(&vector);
+}
+
 /* The same errors as on the CPU. */
 static void bad_inputs_are_refused(void **unused) {
   (void)unused;
@@ -313,10 +194,8 @@ int main(void) {
   }
   if (status == BPDQ_OK) algebra->destroy(algebra);
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(vectors_agree),
-      cmocka_unit_test(odd_layers_agree),
-      cmocka_unit_test(tokens_agree),
-      cmocka_unit_test(bad_inputs_are_refused),
+      cmocka_unit_test(vectors_agree),         cmocka_unit_test(odd_layers_agree),       cmocka_unit_test(tokens_agree),
+      cmocka_unit_test(several_devices_agree), cmocka_unit_test(bad_inputs_are_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
