@@ -1,58 +1,78 @@
 #version 460
 // Flash-style attention of one row: a work group takes the query heads that share a kv head (up to HEADS of them) over one part of the
 // context, 64 positions at a time, with a running maximum and sum. With SPLIT the last work group of a row and its heads to finish merges
-// the parts. With ROPE (one row per run, no norms) it also does what rope_cache.comp does.
-// The KV caches are laid out as in rope_cache.comp.
+// the parts; how long they are follows from the row's position, and work groups past its end have nothing to do. With ROPE (one row per
+// run, no norms) it also does what rope_cache.comp does. The KV caches are laid out as in rope_cache.comp.
+// Keys and values of 64 positions are requested together, before the row itself is read: memory is waited for once.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#ifdef UNROLLED
+#define UNROLL [[unroll]]
+#else
+#define UNROLL // compilers for CPUs take minutes over what a GPU's needs to keep arrays in registers
+#endif
 layout(local_size_x_id = 0) in;
-layout(constant_id = 0) const uint THREADS = 128;  // a power of two, at least HEAD_DIM / 2 and 16 * HEADS
-layout(constant_id = 1) const uint HEAD_DIM = 128; // a multiple of 8
-layout(constant_id = 2) const uint HEADS = 4;      // query heads per work group, at most 8
+layout(constant_id = 0) const uint THREADS = 128;   // a power of two, at least 128 and HEAD_DIM / 4
+layout(constant_id = 1) const uint HEAD_DIM = 128;  // a multiple of 8
+layout(constant_id = 2) const uint HEADS = 4;       // query heads per work group, at most 8
 layout(constant_id = 3) const uint QUANTIZED = 0;
-layout(constant_id = 4) const uint SPLIT = 0;
+layout(constant_id = 4) const uint SPLIT = 0;       // parts of the context at most, 0: one
+layout(constant_id = 5) const uint MERGE_HEADS = 1; // heads whose results are added up at once; bounds shared memory
 #include "run.glsl"
 layout(set = 0, binding = 2) writeonly buffer Output { float y[]; };
 #ifdef ROPE
+#define CACHE buffer
 layout(set = 0, binding = 1) buffer Qkv { float qkv[]; };
-layout(set = 0, binding = 3) buffer KeyCache { uint key_cache[]; };
-layout(set = 0, binding = 4) buffer ValueCache { uint value_cache[]; };
 layout(set = 0, binding = 6) readonly buffer RopeTable { float rope_table[]; };
 #else
+#define CACHE readonly buffer
 layout(set = 0, binding = 1) readonly buffer Qkv { float qkv[]; };
-layout(set = 0, binding = 3) readonly buffer KeyCache { uint key_cache[]; };
-layout(set = 0, binding = 4) readonly buffer ValueCache { uint value_cache[]; };
 #endif
-// SPLIT: how many parts have finished, [rows][work groups per part]; and what they found, [rows][heads][splits][2 + HEAD_DIM]: maximum,
-// sum and weighted values.
-layout(set = 0, binding = 5) coherent buffer Partial { float partial[]; };
+layout(set = 0, binding = 3) CACHE KeyCache { uint key_cache[]; };
+layout(set = 0, binding = 3) CACHE KeyCache2 { uvec2 key_cache2[]; };
+layout(set = 0, binding = 3) CACHE KeyCache4 { uvec4 key_cache4[]; };
+layout(set = 0, binding = 4) CACHE ValueCache { uint value_cache[]; };
+layout(set = 0, binding = 4) CACHE ValueCache2 { uvec2 value_cache2[]; };
+// SPLIT: what the parts found, [rows][heads][SPLIT][HEAD_DIM / 4 + 1]: weighted values, then maximum and sum; and how many parts have
+// finished, [rows][work groups per part].
+layout(set = 0, binding = 5) coherent buffer Partial { vec4 partial[]; };
 layout(set = 0, binding = 7) coherent buffer Finished { uint finished[]; };
 layout(push_constant) uniform Push {
   uint heads, kv_heads, qkv_stride, y_stride, context, max_tokens;
-  uint scales_offset;   // words before the scales of a q8 cache
-  uint split_positions; // of one part
+  uint scales_offset; // words before the scales of a q8 cache
   float scale;
 } push;
 const uint POSITIONS = 64;
-const uint KEY_PARTS = THREADS / POSITIONS; // threads per key, each with a share of the head's words
+const uint KEY_PARTS = THREADS / POSITIONS; // threads per key, each with a share of the head's units
+const uint UNITS = HEAD_DIM / 8;            // 8 values of a key
+const uint KEY_STEPS = (UNITS + KEY_PARTS - 1) / KEY_PARTS;
+const uint QUADS = HEAD_DIM / 4; // 4 values of a value row
+const uint VALUE_PARTS = THREADS / QUADS;
+const uint ALL_STEPS = (POSITIONS + VALUE_PARTS - 1) / VALUE_PARTS;
+const uint VALUE_STEPS = ALL_STEPS < 8 ? ALL_STEPS : 8; // requested together
 const uint WORDS = QUANTIZED != 0 ? HEAD_DIM / 4 : HEAD_DIM / 2;
-const uint PAIRS = HEAD_DIM / 2, VALUE_PARTS = THREADS / PAIRS;
-shared float queries[HEADS * HEAD_DIM];
+const uint PAIRS = HEAD_DIM / 2;
+shared vec4 queries[HEADS * QUADS];
 shared float scores[KEY_PARTS * HEADS * POSITIONS];
 shared float lanes[HEADS * 16];
 shared float head_scale[HEADS], head_sum[HEADS], head_maximum[HEADS];
-shared vec2 merged[THREADS];
+shared vec4 merged[MERGE_HEADS * THREADS];
 shared bool is_last;
 uint thread = gl_LocalInvocationIndex;
 uint token = gl_WorkGroupID.y, part = gl_WorkGroupID.z;
 uint kv_head, first_head, live; // query heads first_head .. first_head + live - 1
+uint first_row, own_position;   // the cache row of position 0; the row's own position
 
 vec4 bytes_of(uint word) {
   return vec4(bitfieldExtract(int(word), 0, 8), bitfieldExtract(int(word), 8, 8), bitfieldExtract(int(word), 16, 8),
               bitfieldExtract(int(word), 24, 8));
 }
 
+uint cache_slot(uint position) { return (first_row + position) * push.kv_heads + kv_head; }
+
 #ifdef ROPE
-// The row's own key and value, as the cache will hold them: words, then the scale of a q8 cache.
+// The row's own key and value, as the cache will hold them: words, then the scale of a q8 cache. They are not read back from the cache:
+// another work group may be writing them.
 shared uint own_key[WORDS + 1], own_value[WORDS + 1];
 shared float own_values[HEAD_DIM];
 
@@ -78,24 +98,24 @@ void pack_own(bool key) {
   barrier();
 }
 
-vec2 rotate(uint base, uint position, uint i) {
-  float c = rope_table[position * HEAD_DIM + i], s = rope_table[position * HEAD_DIM + PAIRS + i];
+vec2 rotate(uint base, uint i) {
+  float c = rope_table[own_position * HEAD_DIM + i], s = rope_table[own_position * HEAD_DIM + PAIRS + i];
   vec2 pair = vec2(qkv[base + i], qkv[base + i + PAIRS]);
   return vec2(pair.x * c - pair.y * s, pair.y * c + pair.x * s);
 }
 
 // Rotates the queries; in the part that holds the row's own position makes its key and value, and one work group per kv head caches them.
-void prepare(uint position, uint row, bool owner, bool writer) {
+void prepare(bool owner, bool writer) {
   for (uint i = thread; i < HEADS * PAIRS; i += THREADS) {
-    uint h = i / PAIRS, at = h * HEAD_DIM + i % PAIRS;
-    vec2 pair = h < live ? rotate((first_head + h) * HEAD_DIM, position, i % PAIRS) : vec2(0);
-    queries[at] = pair.x;
-    queries[at + PAIRS] = pair.y;
+    uint h = i / PAIRS, at = h * HEAD_DIM + i % PAIRS, other = at + PAIRS;
+    vec2 pair = h < live ? rotate((first_head + h) * HEAD_DIM, i % PAIRS) : vec2(0);
+    queries[at / 4][at % 4] = pair.x;
+    queries[other / 4][other % 4] = pair.y;
   }
   if (!owner) return;
   uint base = (push.heads + kv_head) * HEAD_DIM;
   for (uint i = thread; i < PAIRS; i += THREADS) {
-    vec2 pair = rotate(base, position, i);
+    vec2 pair = rotate(base, i);
     own_values[i] = pair.x;
     own_values[i + PAIRS] = pair.y;
   }
@@ -106,7 +126,7 @@ void prepare(uint position, uint row, bool owner, bool writer) {
   barrier();
   pack_own(false);
   if (!writer) return;
-  uint to = row * push.kv_heads + kv_head;
+  uint to = cache_slot(own_position);
   for (uint i = thread; i < WORDS; i += THREADS) {
     key_cache[to * WORDS + i] = own_key[i];
     value_cache[to * WORDS + i] = own_value[i];
@@ -119,76 +139,107 @@ void prepare(uint position, uint row, bool owner, bool writer) {
 
 // The rotated queries take their place once no work group needs the plain ones any more.
 void put_queries() {
-  for (uint i = thread; i < live * HEAD_DIM; i += THREADS) qkv[first_head * HEAD_DIM + i] = queries[i];
+  for (uint i = thread; i < live * HEAD_DIM; i += THREADS) qkv[first_head * HEAD_DIM + i] = queries[i / 4][i % 4];
 }
 
-// The own position is not read back from the cache: another work group may be writing it.
-uint key_word(bool own, uint base, uint i) { return own ? own_key[i] : key_cache[base + i]; }
-uint value_word(bool own, uint base, uint i) { return own ? own_value[i] : value_cache[base + i]; }
-float key_scale(bool own, uint at) { return uintBitsToFloat(own ? own_key[WORDS] : key_cache[push.scales_offset + at]); }
-float value_scale(bool own, uint at) { return uintBitsToFloat(own ? own_value[WORDS] : value_cache[push.scales_offset + at]); }
+bool is_own(uint position) { return position == own_position; }
+uvec4 own_key_unit(uint unit) {
+  if (QUANTIZED != 0) return uvec4(own_key[2 * unit], own_key[2 * unit + 1], 0, 0);
+  return uvec4(own_key[4 * unit], own_key[4 * unit + 1], own_key[4 * unit + 2], own_key[4 * unit + 3]);
+}
+uvec2 own_value_quad(uint quad) { return QUANTIZED != 0 ? uvec2(own_value[quad], 0) : uvec2(own_value[2 * quad], own_value[2 * quad + 1]); }
+float own_key_scale() { return uintBitsToFloat(own_key[WORDS]); }
+float own_value_scale() { return uintBitsToFloat(own_value[WORDS]); }
 #else
-void prepare(uint position, uint row, bool owner, bool writer) {
+void prepare(bool owner, bool writer) {
   for (uint i = thread; i < HEADS * HEAD_DIM; i += THREADS)
-    queries[i] = i < live * HEAD_DIM ? qkv[token * push.qkv_stride + first_head * HEAD_DIM + i] : 0.0;
+    queries[i / 4][i % 4] = i < live * HEAD_DIM ? qkv[token * push.qkv_stride + first_head * HEAD_DIM + i] : 0.0;
 }
 void put_queries() {}
-uint key_word(bool own, uint base, uint i) { return key_cache[base + i]; }
-uint value_word(bool own, uint base, uint i) { return value_cache[base + i]; }
-float key_scale(bool own, uint at) { return uintBitsToFloat(key_cache[push.scales_offset + at]); }
-float value_scale(bool own, uint at) { return uintBitsToFloat(value_cache[push.scales_offset + at]); }
+bool is_own(uint position) { return false; }
+uvec4 own_key_unit(uint unit) { return uvec4(0); }
+uvec2 own_value_quad(uint quad) { return uvec2(0); }
+float own_key_scale() { return 0.0; }
+float own_value_scale() { return 0.0; }
 #endif
 
-// Scores of one position for all heads, over this thread's share of the head's words.
-void score(uint row, bool own, uint position, uint share) {
-  float sums[HEADS];
-  for (uint h = 0; h < HEADS; h++) sums[h] = 0.0;
-  uint at = row * push.kv_heads + kv_head, base = at * WORDS;
-  for (uint i = share; i < WORDS / 2; i += KEY_PARTS) {
-    uint first = key_word(own, base, 2 * i), second = key_word(own, base, 2 * i + 1);
-    if (QUANTIZED != 0) {
-      vec4 a = bytes_of(first), b = bytes_of(second);
-      for (uint h = 0; h < HEADS; h++) {
-        uint q = h * HEAD_DIM + 8 * i;
-        sums[h] += dot(a, vec4(queries[q], queries[q + 1], queries[q + 2], queries[q + 3])) +
-                   dot(b, vec4(queries[q + 4], queries[q + 5], queries[q + 6], queries[q + 7]));
-      }
-    } else {
-      vec4 a = vec4(unpackHalf2x16(first), unpackHalf2x16(second));
-      for (uint h = 0; h < HEADS; h++) {
-        uint q = h * HEAD_DIM + 4 * i;
-        sums[h] += dot(a, vec4(queries[q], queries[q + 1], queries[q + 2], queries[q + 3]));
-      }
+// ---- what a thread fetches of 64 positions: its units of one key, and a quad of the first of its values ----
+
+uvec4 keys[KEY_STEPS];
+float key_factor;
+uvec2 values[VALUE_STEPS];
+float value_factors[VALUE_STEPS];
+
+void fetch_keys(uint position, bool wanted) {
+  uint slot = cache_slot(position), share = thread / POSITIONS;
+  wanted = wanted && !is_own(position);
+  UNROLL for (uint i = 0; i < KEY_STEPS; i++) {
+    uint unit = share + i * KEY_PARTS;
+    keys[i] = uvec4(0);
+    if (wanted && unit < UNITS)
+      keys[i] = QUANTIZED != 0 ? uvec4(key_cache2[slot * UNITS + unit], 0, 0) : key_cache4[slot * UNITS + unit];
+  }
+  key_factor = push.scale;
+  if (QUANTIZED != 0 && wanted) key_factor *= uintBitsToFloat(key_cache[push.scales_offset + slot]);
+}
+
+// Values first + step * VALUE_PARTS of the thread, for VALUE_STEPS steps.
+void fetch_values(uint first, uint end) {
+  uint quad = thread % QUADS;
+  UNROLL for (uint i = 0; i < VALUE_STEPS; i++) {
+    uint position = first + thread / QUADS + i * VALUE_PARTS, slot = cache_slot(position);
+    bool wanted = thread < QUADS * VALUE_PARTS && position < end && !is_own(position);
+    values[i] = uvec2(0);
+    value_factors[i] = 1.0;
+    if (wanted) {
+      values[i] = QUANTIZED != 0 ? uvec2(value_cache[slot * QUADS + quad], 0) : value_cache2[slot * QUADS + quad];
+      if (QUANTIZED != 0) value_factors[i] = uintBitsToFloat(value_cache[push.scales_offset + slot]);
     }
   }
-  float scale = push.scale;
-  if (QUANTIZED != 0) scale *= key_scale(own, at);
-  for (uint h = 0; h < HEADS; h++) scores[(share * HEADS + h) * POSITIONS + position] = sums[h] * scale;
+}
+
+// Scores of one position for all heads, over this thread's share of the head's units.
+void score(uint position, uint local) {
+  float sums[HEADS];
+  uint share = thread / POSITIONS;
+  bool own = is_own(position);
+  UNROLL for (uint h = 0; h < HEADS; h++) sums[h] = 0.0;
+  UNROLL for (uint i = 0; i < KEY_STEPS; i++) {
+    uint unit = share + i * KEY_PARTS;
+    if (unit < UNITS) {
+      uvec4 key = own ? own_key_unit(unit) : keys[i];
+      vec4 a = QUANTIZED != 0 ? bytes_of(key.x) : vec4(unpackHalf2x16(key.x), unpackHalf2x16(key.y));
+      vec4 b = QUANTIZED != 0 ? bytes_of(key.y) : vec4(unpackHalf2x16(key.z), unpackHalf2x16(key.w));
+      UNROLL for (uint h = 0; h < HEADS; h++) sums[h] += dot(a, queries[h * QUADS + 2 * unit]) + dot(b, queries[h * QUADS + 2 * unit + 1]);
+    }
+  }
+  float factor = own && QUANTIZED != 0 ? push.scale * own_key_scale() : key_factor;
+  UNROLL for (uint h = 0; h < HEADS; h++) scores[(share * HEADS + h) * POSITIONS + local] = sums[h] * factor;
 }
 
 // Turns scores into exp(score - maximum), updates maxima and sums; head_scale gets the factor for what was added up so far.
 void soften(uint count) {
   uint h = thread / 16, lane = thread % 16;
   bool busy = thread < HEADS * 16;
-  float values[POSITIONS / 16], before = busy ? head_maximum[h] : 0.0, largest = before;
-  for (uint i = 0; i < POSITIONS / 16; i++) {
+  float own_scores[POSITIONS / 16], before = busy ? head_maximum[h] : 0.0, largest = before;
+  UNROLL for (uint i = 0; i < POSITIONS / 16; i++) {
     uint position = lane + 16 * i;
-    values[i] = 0.0;
+    own_scores[i] = 0.0;
     if (busy && position < count) {
-      for (uint share = 0; share < KEY_PARTS; share++) values[i] += scores[(share * HEADS + h) * POSITIONS + position];
-      largest = max(largest, values[i]);
+      UNROLL for (uint share = 0; share < KEY_PARTS; share++) own_scores[i] += scores[(share * HEADS + h) * POSITIONS + position];
+      largest = max(largest, own_scores[i]);
     }
   }
   if (busy) lanes[thread] = largest;
   barrier();
   if (busy)
-    for (uint i = 0; i < 16; i++) largest = max(largest, lanes[h * 16 + i]);
+    UNROLL for (uint i = 0; i < 16; i++) largest = max(largest, lanes[h * 16 + i]);
   barrier();
   float sum = 0.0;
-  for (uint i = 0; i < POSITIONS / 16; i++) {
+  UNROLL for (uint i = 0; i < POSITIONS / 16; i++) {
     uint position = lane + 16 * i;
     if (busy) {
-      float probability = position < count ? exp(values[i] - largest) : 0.0;
+      float probability = position < count ? exp(own_scores[i] - largest) : 0.0;
       scores[h * POSITIONS + position] = probability;
       sum += probability;
     }
@@ -197,7 +248,7 @@ void soften(uint count) {
   barrier();
   if (busy && lane == 0) {
     sum = 0.0;
-    for (uint i = 0; i < 16; i++) sum += lanes[thread + i];
+    UNROLL for (uint i = 0; i < 16; i++) sum += lanes[thread + i];
     head_scale[h] = exp(before - largest);
     head_sum[h] = head_sum[h] * head_scale[h] + sum;
     head_maximum[h] = largest;
@@ -205,33 +256,58 @@ void soften(uint count) {
   barrier();
 }
 
-vec2 value_pair(uint row, bool own, uint pair) {
-  uint at = row * push.kv_heads + kv_head;
-  if (QUANTIZED == 0) return unpackHalf2x16(value_word(own, at * WORDS, pair));
-  int word = int(value_word(own, at * WORDS, pair / 2)) >> (pair % 2 * 16);
-  return vec2(bitfieldExtract(word, 0, 8), bitfieldExtract(word, 8, 8)) * value_scale(own, at);
+vec4 results[HEADS]; // of the thread's quad, over its value part's positions
+
+// Adds the fetched values with their probabilities; `local` is the first one's place in the block.
+void add_values(uint first, uint local, uint end) {
+  UNROLL for (uint i = 0; i < VALUE_STEPS; i++) {
+    uint position = first + thread / QUADS + i * VALUE_PARTS, at = local + thread / QUADS + i * VALUE_PARTS;
+    if (position < end) {
+      bool own = is_own(position);
+      uvec2 words = own ? own_value_quad(thread % QUADS) : values[i];
+      vec4 value = QUANTIZED != 0 ? bytes_of(words.x) * (own ? own_value_scale() : value_factors[i])
+                                  : vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
+      UNROLL for (uint h = 0; h < HEADS; h++) results[h] += scores[h * POSITIONS + at] * value;
+    }
+  }
 }
 
-uint partial_of(uint head, uint split) { return ((token * push.heads + head) * run.splits + split) * (HEAD_DIM + 2); }
+void put_result(uint h, uint quad, vec4 value) {
+  uint to = token * push.y_stride + (first_head + h) * HEAD_DIM + 4 * quad;
+  UNROLL for (uint i = 0; i < 4; i++) y[to + i] = value[i];
+}
 
-// The sum over a head's value parts, in the threads of part 0.
-vec2 merge_parts(vec2 own) {
-  merged[thread] = own;
-  barrier();
-  vec2 total = own;
-  if (thread < PAIRS)
-    for (uint i = 1; i < VALUE_PARTS; i++) total += merged[thread + i * PAIRS];
-  barrier();
-  return total;
+uint partial_of(uint head, uint split) { return ((token * push.heads + head) * SPLIT + split) * (QUADS + 1); }
+
+// The sums over the value parts: to the output, or to this part's partial results.
+void write_results(bool alone) {
+  UNROLL for (uint first = 0; first < HEADS; first += MERGE_HEADS) {
+    UNROLL for (uint i = 0; i < MERGE_HEADS; i++)
+      if (first + i < HEADS) merged[i * THREADS + thread] = results[min(first + i, HEADS - 1)];
+    barrier();
+    for (uint item = thread; item < MERGE_HEADS * QUADS; item += THREADS) {
+      uint h = first + item / QUADS, quad = item % QUADS;
+      if (h < live) {
+        vec4 total = vec4(0);
+        UNROLL for (uint i = 0; i < VALUE_PARTS; i++) total += merged[item / QUADS * THREADS + i * QUADS + quad];
+        if (alone)
+          put_result(h, quad, total / head_sum[h]);
+        else
+          partial[partial_of(first_head + h, part) + quad] = total;
+      }
+    }
+    barrier();
+  }
+  if (!alone && thread < live) partial[partial_of(first_head + thread, part) + QUADS] = vec4(head_maximum[thread], head_sum[thread], 0, 0);
 }
 
 // True in the work group that finishes last, for which all others' parts are visible. Leaves the counter at 0 for the next run.
-bool finish_last() {
+bool finish_last(uint parts) {
   memoryBarrierBuffer();
   barrier();
   if (thread == 0) {
     uint counter = token * gl_NumWorkGroups.x + gl_WorkGroupID.x;
-    is_last = atomicAdd(finished[counter], 1) + 1 == gl_NumWorkGroups.z;
+    is_last = atomicAdd(finished[counter], 1) + 1 == parts;
     if (is_last) finished[counter] = 0;
   }
   barrier();
@@ -239,22 +315,31 @@ bool finish_last() {
   return is_last;
 }
 
-void merge_splits() {
-  uint pair = thread % PAIRS, lane = thread / PAIRS;
-  if (lane >= VALUE_PARTS) return;
-  for (uint h = lane; h < live; h += VALUE_PARTS) {
+// scores[h][0..63] and [64..127] take the parts' maxima and sums.
+void merge_splits(uint parts) {
+  for (uint i = thread; i < live * parts; i += THREADS) {
+    uint h = i / parts, split = i % parts;
+    vec4 found = partial[partial_of(first_head + h, split) + QUADS];
+    scores[h * 128 + split] = found.x;
+    scores[h * 128 + 64 + split] = found.y;
+  }
+  barrier();
+  for (uint item = thread; item < live * QUADS; item += THREADS) {
+    uint h = item / QUADS, quad = item % QUADS;
     float maximum = -3.0e38, sum = 0.0;
-    vec2 total = vec2(0);
-    for (uint i = 0; i < run.splits; i++) {
-      uint at = partial_of(first_head + h, i);
-      float other = partial[at], largest = max(maximum, other), old_scale = exp(maximum - largest), new_scale = exp(other - largest);
-      sum = sum * old_scale + partial[at + 1] * new_scale;
-      total = total * old_scale + vec2(partial[at + 2 + 2 * pair], partial[at + 3 + 2 * pair]) * new_scale;
-      maximum = largest;
+    vec4 total = vec4(0);
+    for (uint i = 0; i < parts; i++) maximum = max(maximum, scores[h * 128 + i]);
+    for (uint first = 0; first < parts; first += 4) {
+      vec4 found[4];
+      UNROLL for (uint i = 0; i < 4; i++) found[i] = partial[partial_of(first_head + h, min(first + i, parts - 1)) + quad];
+      UNROLL for (uint i = 0; i < 4; i++)
+        if (first + i < parts) {
+          float factor = exp(scores[h * 128 + first + i] - maximum);
+          total += factor * found[i];
+          sum += factor * scores[h * 128 + 64 + first + i];
+        }
     }
-    uint to = token * push.y_stride + (first_head + h) * HEAD_DIM + 2 * pair;
-    y[to] = total.x / sum;
-    y[to + 1] = total.y / sum;
+    put_result(h, quad, total / sum);
   }
 }
 
@@ -263,53 +348,51 @@ void main() {
   kv_head = gl_WorkGroupID.x / chunks;
   first_head = kv_head * group + chunk * HEADS;
   live = min(HEADS, (kv_head + 1) * group - first_head);
-  uint length = uint(run.entries[token]) + 1, base = uint(run.entries[push.max_tokens + token]) * push.context;
-  uint begin = SPLIT != 0 ? part * push.split_positions : 0, end = SPLIT != 0 ? min(length, begin + push.split_positions) : length;
-  bool owner = begin < length && end == length;
-  prepare(length - 1, base + length - 1, owner, owner && chunk == 0);
+  own_position = uint(run.entries[token]);
+  first_row = uint(run.entries[push.max_tokens + token]) * push.context;
+  uint length = own_position + 1, begin = 0, end = length, parts = 1;
+  if (SPLIT != 0) {
+    uint step = ((length + SPLIT - 1) / SPLIT + POSITIONS - 1) / POSITIONS * POSITIONS;
+    parts = (length + step - 1) / step;
+    if (part >= parts) return;
+    begin = part * step;
+    end = min(length, begin + step);
+  }
+  uint local = thread % POSITIONS;
+  fetch_keys(begin + local, begin + local < end);
+  fetch_values(begin, end);
+  bool owner = end == length;
+  prepare(owner, owner && chunk == 0);
   if (thread < HEADS) {
     head_sum[thread] = 0.0;
     head_maximum[thread] = -3.0e38;
   }
+  UNROLL for (uint h = 0; h < HEADS; h++) results[h] = vec4(0);
   barrier();
 
-  uint pair = thread % PAIRS, value_part = thread / PAIRS;
-  vec2 results[HEADS];
-  for (uint h = 0; h < HEADS; h++) results[h] = vec2(0);
   for (uint first = begin; first < end; first += POSITIONS) {
-    uint count = min(POSITIONS, end - first), position = thread % POSITIONS;
-    if (position < count && thread < KEY_PARTS * POSITIONS)
-      score(base + first + position, first + position == length - 1, position, thread / POSITIONS);
+    uint stop = min(end, first + POSITIONS);
+    if (first + local < stop) score(first + local, local);
     barrier();
-    soften(count);
-    if (value_part < VALUE_PARTS) {
-      for (uint h = 0; h < HEADS; h++) results[h] *= head_scale[h];
-      for (uint i = value_part; i < count; i += VALUE_PARTS) {
-        vec2 value = value_pair(base + first + i, first + i == length - 1, pair);
-        for (uint h = 0; h < HEADS; h++) results[h] += scores[h * POSITIONS + i] * value;
+    soften(stop - first);
+    if (thread < QUADS * VALUE_PARTS) {
+      UNROLL for (uint h = 0; h < HEADS; h++) results[h] *= head_scale[h];
+      add_values(first, 0, stop);
+      for (uint more = VALUE_STEPS * VALUE_PARTS; more < POSITIONS; more += VALUE_STEPS * VALUE_PARTS) {
+        fetch_values(first + more, stop);
+        add_values(first + more, more, stop);
       }
+    }
+    if (first + POSITIONS < end) {
+      fetch_keys(first + POSITIONS + local, first + POSITIONS + local < end);
+      fetch_values(first + POSITIONS, min(end, first + 2 * POSITIONS));
     }
     barrier();
   }
-
-  for (uint h = 0; h < live; h++) {
-    vec2 total = merge_parts(results[h]);
-    if (thread >= PAIRS) continue;
-    if (SPLIT == 0) {
-      uint to = token * push.y_stride + (first_head + h) * HEAD_DIM + 2 * pair;
-      y[to] = total.x / head_sum[h];
-      y[to + 1] = total.y / head_sum[h];
-    } else {
-      uint to = partial_of(first_head + h, part);
-      partial[to + 2 + 2 * pair] = total.x;
-      partial[to + 3 + 2 * pair] = total.y;
-      if (thread == 0) {
-        partial[to] = head_maximum[h];
-        partial[to + 1] = head_sum[h];
-      }
-    }
+  write_results(parts == 1);
+  if (parts > 1) {
+    if (!finish_last(parts)) return;
+    merge_splits(parts);
   }
-  if (SPLIT != 0 && !finish_last()) return;
-  if (SPLIT != 0) merge_splits();
   put_queries();
 }

@@ -21,8 +21,7 @@ typedef enum vulkan_scratch {
 /* What a grid's extent is multiplied by when a program runs. */
 typedef enum vulkan_extent {
   VULKAN_EXTENT_FIXED,
-  VULKAN_EXTENT_TOKENS, /* grid[axis] = ceil(tokens / per) */
-  VULKAN_EXTENT_SPLITS  /* grid[axis] = number of context parts of this run */
+  VULKAN_EXTENT_TOKENS /* grid[axis] = ceil(tokens / per) */
 } vulkan_extent;
 
 typedef struct vulkan_slot {
@@ -49,7 +48,6 @@ typedef struct vulkan_builder {
   vulkan_dispatch *dispatches;
   size_t count, capacity;
   uint64_t scratch_bytes[VULKAN_SCRATCHES];
-  uint32_t split_positions; /* positions per part of the context, 0: attention is not split */
 } vulkan_builder;
 
 /* ---- a dispatch's parts ---- */

@@ -4,11 +4,12 @@
 
 #define ROPE_THREADS 64
 #define ATTENTION_THREADS 128
-#define MAX_HEADS 8            /* query heads per work group */
-#define SPLIT_TOKENS 16        /* up to this many rows the context is split, to fill the device */
-#define MIN_SPLIT_POSITIONS 64 /* what a work group takes at a time */
+#define ATTENTION_MORE_THREADS 256 /* where the device has them, to have more of the cache under way */
+#define MAX_HEADS 8                /* query heads per work group */
+#define SPLIT_TOKENS 16            /* up to this many rows the context is split, to fill the device */
+#define SPLIT_POSITIONS 64         /* what a work group takes at a time */
 #define CPU_SPLIT_POSITIONS 512
-#define MAX_SPLITS 64
+#define MAX_SPLITS 64 /* attention.comp merges no more */
 
 /* The shape that both operations share. */
 static bpdq_status check_shape(const vulkan_builder *builder, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t context,
@@ -67,18 +68,40 @@ bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_ro
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
 }
 
-/* Positions per part of the context, or 0 where rows alone fill the device. */
-static uint32_t choose_split(const vulkan_builder *builder, int64_t context) {
-  if (builder->program->max_tokens > SPLIT_TOKENS || context <= MIN_SPLIT_POSITIONS) return 0;
-  uint64_t positions = bpdq_round_up(bpdq_ceil_div((uint64_t)context, MAX_SPLITS), MIN_SPLIT_POSITIONS);
-  return builder->vulkan->context.is_cpu && positions < CPU_SPLIT_POSITIONS ? CPU_SPLIT_POSITIONS : (uint32_t)positions;
-}
-
 /* The operands of one attention, checked, and how its work is cut. */
 typedef struct attention_plan {
   const vulkan_tensor *qkv, *output, *keys, *values;
-  uint32_t split, heads, chunks; /* query heads per work group, and work groups per kv head */
+  uint32_t threads, splits;      /* splits: parts of the context at most, 0: it is not cut */
+  uint32_t heads, chunks, merge; /* query heads per work group, work groups per kv head, heads merged at once */
 } attention_plan;
+
+/* Bytes of shared memory that attention.comp declares. */
+static uint32_t shared_bytes(const attention_plan *plan, uint32_t head_dim) {
+  uint32_t own = 3 * head_dim + 2; /* ROPE: the row's own key and value */
+  return 4 * (plan->heads * (head_dim + plan->threads + 16 + 3) + own + 1) + 16 * plan->merge * plan->threads;
+}
+
+/* Chunks of heads as even as they come: 12 heads per kv head are 6 + 6. Fewer heads, then fewer threads, where shared memory is short. */
+static void cut_heads(const vulkan_builder *builder, const bpdq_op_attention *op, attention_plan *plan) {
+  const vulkan_context *context = &builder->vulkan->context;
+  uint32_t group = (uint32_t)(op->heads / op->kv_heads), head_dim = (uint32_t)op->head_dim;
+  bool more = !context->is_cpu && context->limits.group_threads >= ATTENTION_MORE_THREADS;
+  plan->threads = more ? ATTENTION_MORE_THREADS : ATTENTION_THREADS;
+  plan->merge = 1;
+  for (uint32_t most = MAX_HEADS; most > 0; most--) {
+    uint32_t chunks = (group + most - 1) / most;
+    plan->heads = (group + chunks - 1) / chunks;
+    plan->chunks = (group + plan->heads - 1) / plan->heads;
+    if (shared_bytes(plan, head_dim) <= context->limits.shared_bytes) break;
+    if (most <= MAX_HEADS / 2) plan->threads = ATTENTION_THREADS;
+  }
+  while (plan->merge < plan->heads) {
+    plan->merge++;
+    if (shared_bytes(plan, head_dim) <= context->limits.shared_bytes) continue;
+    plan->merge--;
+    break;
+  }
+}
 
 static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attention *op, attention_plan *plan, bpdq_error *error) {
   int64_t tokens = builder->program->max_tokens;
@@ -87,35 +110,32 @@ static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attenti
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->output, BPDQ_TENSOR_F32, tokens, op->heads * op->head_dim, &plan->output, error));
   BPDQ_TRY(find_cache(builder, op->k_cache, op->kv_heads, op->head_dim, op->context, &plan->keys, error));
   BPDQ_TRY(find_cache(builder, op->v_cache, op->kv_heads, op->head_dim, op->context, &plan->values, error));
-  plan->split = choose_split(builder, op->context);
-  if (plan->split && builder->split_positions && builder->split_positions != plan->split)
-    return bpdq_vulkan_unsupported(builder, "all attentions of a program must have the same context", error);
-  if (plan->split) builder->split_positions = plan->split;
-  /* Chunks of heads as even as they come: 12 heads per kv head are 6 + 6. */
-  uint32_t group = (uint32_t)(op->heads / op->kv_heads), chunks = (group + MAX_HEADS - 1) / MAX_HEADS;
-  plan->heads = (group + chunks - 1) / chunks;
-  plan->chunks = (group + plan->heads - 1) / plan->heads;
+  cut_heads(builder, op, plan);
+  uint64_t step = builder->vulkan->context.is_cpu ? CPU_SPLIT_POSITIONS : SPLIT_POSITIONS,
+           splits = bpdq_ceil_div((uint64_t)op->context, step);
+  plan->splits = tokens > SPLIT_TOKENS || splits < 2 ? 0 : splits < MAX_SPLITS ? (uint32_t)splits : MAX_SPLITS;
   return BPDQ_OK;
 }
 
 /* `rope` NULL: the queries are rotated and the caches written already. */
 static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op_attention *op, const vulkan_tensor *rope, bpdq_error *error) {
+  static const char *const names[2][2] = {{"attention", "attention_unrolled"}, {"attention_rope", "attention_rope_unrolled"}};
   uint64_t tokens = (uint64_t)builder->program->max_tokens;
   attention_plan plan;
   BPDQ_TRY(plan_attention(builder, op, &plan, error));
   vulkan_dispatch dispatch;
-  const uint32_t constants[] = {ATTENTION_THREADS, (uint32_t)op->head_dim, plan.heads, plan.keys->desc.kv_type == BPDQ_KV_Q8,
-                                plan.split != 0};
-  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, rope ? "attention_rope" : "attention", constants, 5, error));
+  const uint32_t constants[] = {plan.threads, (uint32_t)op->head_dim, plan.heads, plan.keys->desc.kv_type == BPDQ_KV_Q8, plan.splits,
+                                plan.merge};
+  const char *name = names[rope != NULL][!builder->vulkan->context.is_cpu];
+  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, name, constants, 6, error));
   dispatch.grid[0] = (uint32_t)op->kv_heads * plan.chunks;
   dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
-  if (plan.split) dispatch.extent[2] = VULKAN_EXTENT_SPLITS;
+  if (plan.splits) dispatch.grid[2] = plan.splits;
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
   if (!rope) bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&plan.qkv->buffer));
   bpdq_vulkan_write(&dispatch, 2, bpdq_vulkan_whole(&plan.output->buffer));
-  uint64_t splits = plan.split ? bpdq_ceil_div((uint64_t)op->context, plan.split) : 1;
-  bpdq_vulkan_write_scratch(builder, &dispatch, 5, VULKAN_SCRATCH_PARTIAL,
-                            plan.split ? tokens * (uint64_t)op->heads * splits * (uint64_t)(op->head_dim + 2) * 4 : 4);
+  uint64_t partial = tokens * (uint64_t)op->heads * plan.splits * (uint64_t)(op->head_dim + 4) * 4;
+  bpdq_vulkan_write_scratch(builder, &dispatch, 5, VULKAN_SCRATCH_PARTIAL, partial ? partial : 16);
   bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, tokens * dispatch.grid[0] * 4);
   if (rope) {
     bpdq_vulkan_write(&dispatch, 1, bpdq_vulkan_whole(&plan.qkv->buffer));
@@ -133,7 +153,6 @@ static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op_attentio
   bpdq_vulkan_push(&dispatch, (uint32_t)op->context);
   bpdq_vulkan_push(&dispatch, (uint32_t)tokens);
   bpdq_vulkan_push(&dispatch, scales_offset(plan.keys));
-  bpdq_vulkan_push(&dispatch, plan.split);
   bpdq_vulkan_push_float(&dispatch, op->scale);
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
 }

@@ -17,9 +17,7 @@ struct bpdq_executable {
   vulkan_buffer scratch[VULKAN_SCRATCHES];
   VkDescriptorPool pool;
   vulkan_commands commands;
-  uint32_t split_positions; /* positions per part of the context; 0: attention is not split */
-  int64_t grid_tokens;      /* the run that the grids in the run buffer are for */
-  uint32_t grid_splits;
+  int64_t grid_tokens; /* of the run that the grids in the run buffer are for */
 };
 
 bpdq_vulkan *bpdq_vulkan_of_executable(const bpdq_executable *executable) { return executable->vulkan; }
@@ -28,14 +26,13 @@ bpdq_vulkan *bpdq_vulkan_of_executable(const bpdq_executable *executable) { retu
 
 static bool varies(const vulkan_dispatch *dispatch, const bpdq_executable *executable) {
   for (int i = 0; i < 3; i++)
-    if (dispatch->extent[i] == VULKAN_EXTENT_SPLITS || (dispatch->extent[i] == VULKAN_EXTENT_TOKENS && executable->max_tokens > 1))
-      return true;
+    if (dispatch->extent[i] == VULKAN_EXTENT_TOKENS && executable->max_tokens > 1) return true;
   return false;
 }
 
-static uint32_t extent_of(const vulkan_dispatch *dispatch, int axis, int64_t tokens, uint32_t splits) {
+static uint32_t extent_of(const vulkan_dispatch *dispatch, int axis, int64_t tokens) {
   if (dispatch->extent[axis] == VULKAN_EXTENT_TOKENS) return (uint32_t)bpdq_ceil_div((uint64_t)tokens, dispatch->per);
-  return dispatch->extent[axis] == VULKAN_EXTENT_SPLITS ? splits : dispatch->grid[axis];
+  return dispatch->grid[axis];
 }
 
 static uint64_t grid_offset(const bpdq_executable *executable, size_t index) {
@@ -182,7 +179,6 @@ bpdq_status bpdq_vulkan_compile(bpdq_vulkan *vulkan, bpdq_state *state, const bp
   bpdq_status status = build(&builder, executable, error);
   executable->dispatches = builder.dispatches;
   executable->count = builder.count;
-  executable->split_positions = builder.split_positions;
   if (status == BPDQ_OK) status = bpdq_vulkan_commands_create(&vulkan->context, &executable->commands, error);
   if (status == BPDQ_OK) status = record(executable, error);
   if (status == BPDQ_OK)
@@ -203,18 +199,17 @@ void bpdq_vulkan_executable_destroy(bpdq_vulkan *vulkan, bpdq_executable *execut
 
 /* ---- running ---- */
 
-static void write_grids(bpdq_executable *executable, int64_t tokens, uint32_t splits) {
-  if (executable->grid_tokens == tokens && executable->grid_splits == splits) return;
+static void write_grids(bpdq_executable *executable, int64_t tokens) {
+  if (executable->grid_tokens == tokens) return;
   uint8_t *base = executable->scratch[VULKAN_SCRATCH_RUN].mapped;
   for (size_t i = 0; i < executable->count; i++) {
     const vulkan_dispatch *dispatch = &executable->dispatches[i];
     if (!varies(dispatch, executable)) continue;
     uint32_t grid[3];
-    for (int axis = 0; axis < 3; axis++) grid[axis] = extent_of(dispatch, axis, tokens, splits);
+    for (int axis = 0; axis < 3; axis++) grid[axis] = extent_of(dispatch, axis, tokens);
     memcpy(base + grid_offset(executable, i), grid, sizeof grid);
   }
   executable->grid_tokens = tokens;
-  executable->grid_splits = splits;
 }
 
 bpdq_status bpdq_vulkan_run(bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
@@ -222,16 +217,11 @@ bpdq_status bpdq_vulkan_run(bpdq_executable *executable, const bpdq_run *run, bp
   if (run->tokens < 1 || run->tokens > executable->max_tokens)
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "vulkan: %lld tokens in a run of 1 to %lld", (long long)run->tokens,
                      (long long)executable->max_tokens);
-  int32_t last = 0;
-  for (int64_t t = 0; t < run->tokens; t++)
-    if (run->positions[t] > last) last = run->positions[t];
-  uint32_t splits = executable->split_positions ? (uint32_t)last / executable->split_positions + 1 : 1;
   uint32_t *words = (uint32_t *)(void *)executable->scratch[VULKAN_SCRATCH_RUN].mapped;
   words[0] = (uint32_t)run->tokens;
-  words[1] = splits;
   memcpy(words + RUN_HEADER_WORDS, run->positions, (size_t)run->tokens * 4);
   memcpy(words + RUN_HEADER_WORDS + executable->max_tokens, run->sequences, (size_t)run->tokens * 4);
-  write_grids(executable, run->tokens, splits);
+  write_grids(executable, run->tokens);
   BPDQ_TRY(bpdq_vulkan_commands_submit(context, &executable->commands, error));
   return bpdq_vulkan_commands_wait(context, &executable->commands, error);
 }
