@@ -427,6 +427,45 @@ static void threads_do_not_matter(void **unused) {
   assert_same_folder("one-thread", "three-threads");
 }
 
+static void note_objective(void *user, const bpdq_layer_report *report) {
+  double *objectives = user;
+  objectives[report->layer_index] = report->objective_target;
+}
+
+/* Parts that share windows, tokens and rows: about the same model as one alone, and always the same one, also after an interruption. */
+static void several_algebras_make_one_model(void **unused) {
+  (void)unused;
+  char calibration[512];
+  bpdq_error error = {0};
+  bpdq_quantize_options options = small_options(calibration);
+  double one[LAYERS * BPDQ_LINEARS], several[LAYERS * BPDQ_LINEARS];
+  options.layer_done = note_objective;
+  options.layer_user = one;
+  quantize("one", &options);
+  options.layer_user = several;
+  static const char *const NAMES[] = {"cpu+cpu", "cpu+cpu+cpu"};
+  for (int i = 0; i < 2; i++) {
+    options.algebra = NAMES[i];
+    quantize(NAMES[i], &options);
+    check_folder(NAMES[i], 2, 32);
+    for (int j = 0; j < LAYERS * BPDQ_LINEARS; j++) assert_true(fabs(several[j] / one[j] - 1) < 0.01);
+  }
+  stopper stop = {17, 0};
+  options.progress = stop_later;
+  options.progress_user = &stop;
+  assert_int_equal(try_quantize("dense", "interrupted", &options, &error), BPDQ_ERROR_CANCELLED);
+  options.progress = NULL;
+  options.resume = true;
+  options.threads = 1;
+  quantize("interrupted", &options);
+  assert_same_folder("cpu+cpu+cpu", "interrupted");
+  options.samples = 1; /* fewer windows than parts */
+  options.head_bits = 4;
+  options.resume = false;
+  quantize("one-window", &options);
+  check_folder("one-window", 2, 32);
+}
+
 static void existing_folders_are_safe(void **unused) {
   (void)unused;
   char calibration[512];
@@ -506,6 +545,7 @@ int main(void) {
       cmocka_unit_test(every_method_writes_a_checkpoint),
       cmocka_unit_test(resuming_gives_the_same_files),
       cmocka_unit_test(threads_do_not_matter),
+      cmocka_unit_test(several_algebras_make_one_model),
       cmocka_unit_test(budget_is_spent_well),
       cmocka_unit_test(bits_become_overrides),
       cmocka_unit_test(head_becomes_planes),

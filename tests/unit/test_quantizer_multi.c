@@ -66,7 +66,7 @@ static void vectors_have_the_same_bits(void **unused) {
 /* Rows that do not divide evenly, with targets whose R is shared by rows, with every kind of walk. */
 static void made_layers_have_the_same_bits(void **unused) {
   (void)unused;
-  static const int64_t ROWS[] = {1, 63, 65, 128, 200, 449};
+  static const int64_t ROWS[] = {1, 65, 200, 321};
   for (size_t i = 0; i < sizeof ROWS / sizeof *ROWS; i++) {
     layer l = make_layer(ROWS[i], 96, 5, true);
     bpdq_quantize_options options = bpdq_quantize_default_options();
