@@ -1,7 +1,7 @@
 /* Times the CUDA linear algebra on the linears of one block of a Qwen2.5 model with random weights and inputs, stage by stage, adds them
  * up to a whole model and 128 x 2048 calibration tokens, and states the peak of device memory.
  *
- * bpdq-quantizer-bench [7b|72b [SCALE]]: SCALE divides all dimensions (for trying it out). */
+ * bpdq-quantizer-bench [7b|72b [SCALE [ALGEBRA]]]: SCALE divides all dimensions (for trying it out); ALGEBRA is as in linalg.h. */
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdio.h>
@@ -68,7 +68,12 @@ static void fill_tokens(uint64_t *seed, int64_t tokens, int64_t columns, float *
 }
 
 static double now(void) {
-  cudaDeviceSynchronize();
+  int devices = 0;
+  cudaGetDeviceCount(&devices);
+  for (int i = devices - 1; i >= 0; i--) { /* an algebra may use several */
+    cudaSetDevice(i);
+    cudaDeviceSynchronize();
+  }
   return (double)bpdq_monotonic_nanoseconds() * 1e-9;
 }
 
@@ -189,7 +194,7 @@ int main(int count, char **arguments) {
   const model *m = count > 1 && !strcmp(arguments[1], "72b") ? &MODELS[1] : &MODELS[0];
   int64_t scale = count > 2 ? atoll(arguments[2]) : 1;
   bench b = {.seed = 88172645463325252u};
-  bpdq_status status = bpdq_cuda_algebra_create(0, &b.algebra, &b.error);
+  bpdq_status status = bpdq_algebra_create(count > 3 ? arguments[3] : "cuda", 0, &b.algebra, &b.error);
   if (status == BPDQ_OK) status = run_model(&b, m, scale < 1 ? 1 : scale);
   if (status == BPDQ_OK) print_peak();
   if (status != BPDQ_OK) fprintf(stderr, "bpdq-quantizer-bench: %s\n", b.error.message);
