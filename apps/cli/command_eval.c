@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli.h"
+#include "gsm8k_run.h"
 #include "score.h"
 
 #define DEFAULT_WINDOW 1024
@@ -11,14 +11,18 @@
 
 typedef struct eval_flags {
   const char *text, *against;
-  int64_t every;
+  int64_t every; /* 0: not given */
+  int task;      /* -1: none, else an index into task_words */
 } eval_flags;
+
+static const char *const task_words[] = {"gsm8k", NULL};
 
 static const option options[] = {
     {0, "text", OPTION_TEXT, offsetof(eval_flags, text), "FILE", "text to predict (- is standard input)", 0, 0, NULL},
     {0, "against", OPTION_TEXT, offsetof(eval_flags, against), "DENSE",
      "also compare with this model: KL(dense || model) and top-1 agreement", 0, 0, NULL},
     {0, "every", OPTION_INTEGER, offsetof(eval_flags, every), "N", "evaluate every N-th window (default 1: all)", 1, 2147483647, NULL},
+    {0, "task", OPTION_CHOICE, offsetof(eval_flags, task), "NAME", "answer the questions of a task instead: gsm8k", 0, 0, task_words},
 };
 static const option_table table = TABLE_OF("options", options);
 
@@ -158,13 +162,19 @@ static int check_pair(const evaluation *e, const char *model, const char *dense)
 }
 
 static int run(const command *self, int argc, char **argv) {
-  eval_flags own = {.every = 1};
+  eval_flags own = {.task = -1};
+  gsm8k_flags task = gsm8k_flags_default();
   model_flags flags = model_flags_default();
-  void *bases[] = {&own, &flags};
+  void *bases[] = {&own, &task, &flags};
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
+  if (own.task >= 0 && (own.text || own.against || own.every))
+    return options_wrong(self, "--task goes with neither --text nor --against nor --every");
+  if (own.task >= 0) return gsm8k_run(self, words[0], &task, &flags);
+  if (gsm8k_first_flag(&task)) return options_wrong(self, "%s needs --task gsm8k", gsm8k_first_flag(&task));
   if (!own.text) return options_wrong(self, "--text FILE is missing");
+  if (!own.every) own.every = 1;
   if (flags.context == 1) return options_wrong(self, "--ctx: a window needs at least 2 tokens");
   size_t length;
   char *text = cli_read_file(own.text, &length);
@@ -193,15 +203,23 @@ static int run(const command *self, int argc, char **argv) {
 
 const command command_eval = {
     .name = "eval",
-    .summary = "perplexity on a text, and KL to a dense model",
+    .summary = "perplexity on a text, KL to a dense model, or answers to the questions of a task",
     .positionals = {"MODEL"},
-    .tables = {&table, &model_flag_table},
+    .tables = {&table, &gsm8k_flag_table, &model_flag_table},
     .details =
         "The file is tokenized as a whole and cut into windows of --ctx tokens (default 1024) that do not overlap; positions 1 to\n"
         "ctx-1 of each are scored; a text shorter than a window is scored as it is. JSON keys: ppl, tokens (scored), ctx, and with "
-        "--against kl and top1.",
+        "--against kl and top1.\n\n"
+        "--task gsm8k scores exact match of grade-school arithmetic as lm-evaluation-harness does: its prompts, its choice of examples for "
+        "the\n"
+        "same file of them, greedy answers of at most 256 tokens without a chat template, and its two readings of an answer. strict_match\n"
+        "takes the number behind ####, flexible_extract the last number. A prompt that leaves no room for 256 tokens loses its first "
+        "tokens.\n"
+        "JSON keys: task, shots, questions, cut_prompts, strict_match, strict_match_stderr, flexible_extract, flexible_extract_stderr,\n"
+        "prompt_tokens, generated_tokens, prompt_tokens_per_second, decode_tokens_per_second.",
     .examples =
         "bpdq eval Qwen2.5-7B-k2 --text wikitext2-test.txt\n"
-        "bpdq eval Qwen2.5-7B-k2 --text wikitext2-test.txt --against Qwen2.5-7B --every 8 --json",
+        "bpdq eval Qwen2.5-7B-k2 --text wikitext2-test.txt --against Qwen2.5-7B --every 8 --json\n"
+        "bpdq eval Qwen2.5-7B-k2 --task gsm8k --shots 5 --task-data gsm8k-test.jsonl --task-train gsm8k-train.jsonl --limit 200",
     .run = run,
 };
