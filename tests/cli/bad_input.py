@@ -116,6 +116,43 @@ def outputs(checks, folder):
         checks.that(result.returncode == 1 and "standard output" in lines[-1], f"{words[0]} > /dev/full: {result.returncode} {lines}")
 
 
+# Calibration files that are refused, with what the message says.
+CALIBRATIONS = {
+    "empty.txt": (b"", "empty.txt"),
+    "blank.jsonl": (b"\n \n\n", "too few"),
+    "binary.txt": (bytes(range(255, -1, -1)) * 40, "UTF-8"),
+    "iso-8859-1.txt": ("caf\u00e9 ".encode("latin-1") * 100, "UTF-8"),
+    "utf-16.txt": (("some words " * 100).encode("utf-16"), "UTF-8"),
+    "cut.txt": (b"some words " * 100 + "\u20ac".encode()[:2], "UTF-8"),
+    "zero.txt": (b"some words \0" * 100, "UTF-8"),
+    "broken.jsonl": (b'{"text": "a"}\n{"text": "b"}\n{"text": \n', "line 3"),
+    "field.jsonl": (b'{"text": "a"}\n\n{"body": "b"}\n', "line 3 has no string 'text'"),
+    "number.jsonl": (b'{"text": 3}\n', "line 1 has no string 'text'"),
+    "array.jsonl": (b'["text"]\n', "line 1"),
+    "encoding.jsonl": (b'{"text": "\xff"}\n', "line 1"),
+    "deep.jsonl": (b"[" * 100000, "line 1"),
+    "words.ids": (b"1 2 three", "byte 4"),
+    "range.ids": (b"1 2 4000000000", "vocabulary"),
+}
+
+
+def calibrations(checks, folder):
+    for name, (data, part) in CALIBRATIONS.items():
+        (folder / name).write_bytes(data)
+        checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", folder / name, "-q"), name, part)
+    text = SHARED / "data" / "classics-calibration.txt"
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", text, "--calib-format", "ids", "-q"), "token id")
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", text, "--calib-format", "jsonl", "-q"), "line 1")
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", folder, "-q"), "folder")
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", text, "--seqlen", "4", "-q"), "sequence length")
+    (folder / "documents.jsonl").write_text('{"body": "some words"}\n' * 100)
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", folder / "documents.jsonl", "-q"), "'text'")
+    (folder / "short.txt").write_text("some words")
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", folder / "short.txt", "-q"), "short.txt", "too few")
+    leftovers = [path.name for path in folder.iterdir() if path.name.startswith("q")]
+    checks.that(not leftovers, f"a refused calibration leaves {leftovers}")
+
+
 def quantizing(checks, folder):
     if b"quantize" not in bpdq("--help").stdout:
         return
@@ -123,18 +160,21 @@ def quantizing(checks, folder):
     layer = SHARED / "vectors" / "k2_g64.safetensors"
     (folder / "exists").mkdir()
     (folder / "exists" / "precious").write_text("x")
-    (folder / "empty.txt").write_text("")
+    calibrations(checks, folder)
     checks.failure(bpdq("quantize", folder / "missing", folder / "q", "--method", "rtn", "-q"), "missing")
     checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", folder / "no-text", "-q"), "no-text")
-    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", folder / "empty.txt", "-q"), "empty.txt")
     checks.failure(bpdq("quantize", MODEL, folder / "exists", "--calib", text, "-q"), "exists")
     checks.failure(bpdq("quantize", MODEL, folder / "plain" / "q", "--method", "rtn", "-q"), "plain")
-    checks.failure(bpdq("quantize", CHECKPOINT, folder / "q", "--calib", text, "-q"))
+    checks.failure(bpdq("quantize", CHECKPOINT, folder / "q", "--calib", text, "-q"), "quantized already")
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", text, "--devices", "1023", "-q"), "algebra")
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", text, "--algebra", "cuda:0+cpu", "-q"), "cuda:0+cpu")
     checks.failure(bpdq("quantize-layer", folder / "missing", folder / "l"), "missing")
     checks.failure(bpdq("quantize-layer", layer, folder / "plain" / "l", "--method", "rtn"), "plain")
     checks.failure(bpdq("quantize-layer", MODEL / "model.safetensors", folder / "l", "--method", "rtn"), "W")
     checks.that((folder / "exists" / "precious").read_text() == "x", "an existing folder was touched")
-    checks.that(not (folder / "q").exists() and not (folder / "l").exists(), "a failed quantize leaves its output")
+    checks.failure(bpdq("quantize-layer", layer, folder / "l", "--devices", "1023"), "algebra")
+    leftovers = [path.name for path in folder.iterdir() if path.name.startswith(("q", "l"))]
+    checks.that(not leftovers, f"a failed quantize leaves {leftovers}")
 
 
 def main():
