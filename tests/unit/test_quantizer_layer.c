@@ -287,6 +287,44 @@ static void odd_layers(void **unused) {
   assert_non_null(strstr(error.message, "'H'"));
 }
 
+/* Tensors that do not fit each other, and an H that belongs to no inputs: the file and the tensor are named, and nothing is written. */
+static void files_are_checked(void **unused) {
+  (void)unused;
+  enum { ROWS = 6, COLUMNS = 40 };
+  static float weight[ROWS * COLUMNS], hessian[COLUMNS * COLUMNS], indefinite[COLUMNS * COLUMNS];
+  for (int i = 0; i < ROWS * COLUMNS; i++) weight[i] = (float)(i % 7) - 3;
+  for (int i = 0; i < COLUMNS * COLUMNS; i++) indefinite[i] = i % (COLUMNS + 1) ? 9 : 1;
+  for (int i = 0; i < COLUMNS; i++) hessian[i * COLUMNS + i] = 1;
+  const bpdq_tensor_to_write w = {"W", BPDQ_STORED_F32, 2, {ROWS, COLUMNS}, weight},
+                             h = {"H", BPDQ_STORED_F32, 2, {COLUMNS, COLUMNS}, hessian};
+  const struct {
+    const char *named;
+    bpdq_tensor_to_write changed; /* in the place of W or H, or beside them */
+  } cases[] = {
+      {"'H'", {"H", BPDQ_STORED_F32, 2, {COLUMNS, COLUMNS - 1}, hessian}},
+      {"'H'", {"H", BPDQ_STORED_F32, 2, {COLUMNS / 2, COLUMNS / 2}, hessian}},
+      {"'H'", {"H", BPDQ_STORED_F32, 1, {COLUMNS}, hessian}},
+      {"'W'", {"W", BPDQ_STORED_BF16, 2, {ROWS, COLUMNS}, weight}},
+      {"'W'", {"W", BPDQ_STORED_F32, 3, {ROWS, 2, COLUMNS / 2}, weight}},
+      {"'C'", {"C", BPDQ_STORED_F32, 2, {ROWS, COLUMNS}, weight}},
+      {"'R'", {"R", BPDQ_STORED_F32, 2, {ROWS - 1, COLUMNS}, weight}},
+      {"factorised", {"H", BPDQ_STORED_F32, 2, {COLUMNS, COLUMNS}, indefinite}},
+  };
+  char in[512], out[512];
+  output_path("wrong", in);
+  output_path("wrong-out", out);
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    bpdq_tensor_to_write tensors[3] = {h, w, cases[i].changed};
+    bool beside = cases[i].changed.name[0] != 'H' && cases[i].changed.name[0] != 'W';
+    if (!beside) tensors[cases[i].changed.name[0] == 'W'] = cases[i].changed;
+    bpdq_error error = {0};
+    assert_int_equal(bpdq_safetensors_write(in, tensors, beside ? 3 : 2, NULL, &error), BPDQ_OK);
+    assert_int_equal(bpdq_quantize_layer_file(in, out, NULL, NULL, &error), BPDQ_ERROR_FORMAT);
+    if (!strstr(error.message, cases[i].named) || !strstr(error.message, in)) fail_msg("case %zu: %s", i, error.message);
+    assert_int_not_equal(access(out, F_OK), 0);
+  }
+}
+
 static void options_are_checked(void **unused) {
   (void)unused;
   bpdq_error error = {0};
@@ -316,10 +354,9 @@ static int remove_folder(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(rtn_and_gptq_match), cmocka_unit_test(reference_matches),
-      cmocka_unit_test(bpdq_is_far_better), cmocka_unit_test(every_step_pays),
-      cmocka_unit_test(odd_layers),         cmocka_unit_test(options_are_checked),
-      cmocka_unit_test(targets_agree),      cmocka_unit_test(threads_do_not_matter),
+      cmocka_unit_test(rtn_and_gptq_match), cmocka_unit_test(reference_matches), cmocka_unit_test(bpdq_is_far_better),
+      cmocka_unit_test(every_step_pays),    cmocka_unit_test(odd_layers),        cmocka_unit_test(options_are_checked),
+      cmocka_unit_test(files_are_checked),  cmocka_unit_test(targets_agree),     cmocka_unit_test(threads_do_not_matter),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
