@@ -81,6 +81,11 @@ typedef struct bpdq_algebra bpdq_algebra;
 struct bpdq_algebra {
   const char *name;
   void (*destroy)(bpdq_algebra *algebra);
+  /* Until everything asked for so far is done, for clocks; NULL where calls return when they are done. */
+  void (*wait)(bpdq_algebra *algebra);
+  /* Bytes that may be taken of the device's memory (0: all), and the most that were taken so far; NULL where all memory is the host's. */
+  void (*limit_memory)(bpdq_algebra *algebra, uint64_t bytes);
+  uint64_t (*peak_memory)(bpdq_algebra *algebra);
 
   /* ---- residual streams: at the embeddings of the windows in the description. The algebra outlives them ---- */
   bpdq_status (*streams_create)(bpdq_algebra *algebra, const bpdq_streams_desc *desc, bpdq_streams **streams, bpdq_error *error);
@@ -102,6 +107,10 @@ struct bpdq_algebra {
   bpdq_status (*statistics_merge)(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_algebra *other, const bpdq_statistics *from,
                                   bpdq_error *error);
   bpdq_status (*statistics_copy)(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_algebra *other, const bpdq_statistics *from,
+                                 bpdq_error *error);
+
+  /* Finished H and C [K, K] and R [residual_rows, K] as host f32, for tests and diagnosis; NULL: not wanted. */
+  bpdq_status (*statistics_read)(bpdq_algebra *algebra, const bpdq_statistics *statistics, float *hessian, float *cross, float *residual,
                                  bpdq_error *error);
 
   /* ---- inputs: keep reading the statistics, which outlive them ---- */

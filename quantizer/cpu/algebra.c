@@ -33,6 +33,7 @@ bpdq_status bpdq_cpu_algebra_create(int threads, bpdq_algebra **algebra, bpdq_er
       .statistics_add = bpdq_cpu_statistics_add,
       .statistics_set = bpdq_cpu_statistics_set,
       .statistics_finish = bpdq_cpu_statistics_finish,
+      .statistics_read = bpdq_cpu_statistics_read,
       .statistics_merge = bpdq_cpu_statistics_merge,
       .statistics_copy = bpdq_cpu_statistics_copy,
       .inputs_create = bpdq_cpu_inputs_create,

@@ -220,7 +220,12 @@ bpdq_status bpdq_cpu_streams_create(bpdq_algebra *algebra, const bpdq_streams_de
   *streams = NULL;
   cpu_streams *s = calloc(1, sizeof *s);
   if (!s) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
-  s->base = (bpdq_streams){*desc, destroy, capture, capture_head, finish_block, read_window};
+  s->base = (bpdq_streams){.desc = *desc,
+                           .destroy = destroy,
+                           .capture = capture,
+                           .capture_head = capture_head,
+                           .finish_block = finish_block,
+                           .read = read_window};
   s->algebra = algebra;
   bpdq_status status = start(s, error);
   if (status != BPDQ_OK) {

@@ -85,6 +85,8 @@ bpdq_status bpdq_cpu_statistics_add(bpdq_algebra *algebra, bpdq_statistics *stat
 bpdq_status bpdq_cpu_statistics_set(bpdq_algebra *algebra, bpdq_statistics *statistics, const float *hessian, const float *cross,
                                     const float *residual, bpdq_error *error);
 bpdq_status bpdq_cpu_statistics_finish(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_error *error);
+bpdq_status bpdq_cpu_statistics_read(bpdq_algebra *algebra, const bpdq_statistics *statistics, float *hessian, float *cross,
+                                     float *residual, bpdq_error *error);
 bpdq_status bpdq_cpu_statistics_merge(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_algebra *other, const bpdq_statistics *from,
                                       bpdq_error *error);
 bpdq_status bpdq_cpu_statistics_copy(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_algebra *other, const bpdq_statistics *from,

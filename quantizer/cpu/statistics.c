@@ -145,3 +145,18 @@ bpdq_status bpdq_cpu_statistics_finish(bpdq_algebra *algebra, bpdq_statistics *s
   }
   return BPDQ_OK;
 }
+
+static void read_matrix(const double *matrix, int64_t count, float *out) {
+  for (int64_t i = 0; matrix && out && i < count; i++) out[i] = (float)matrix[i];
+}
+
+bpdq_status bpdq_cpu_statistics_read(bpdq_algebra *algebra, const bpdq_statistics *statistics, float *hessian, float *cross,
+                                     float *residual, bpdq_error *error) {
+  (void)algebra;
+  (void)error;
+  int64_t k = statistics->columns;
+  read_matrix(statistics->hessian, k * k, hessian);
+  read_matrix(statistics->cross, k * k, cross);
+  read_matrix(statistics->residual, statistics->residual_rows * k, residual);
+  return BPDQ_OK;
+}

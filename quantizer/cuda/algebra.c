@@ -1,7 +1,6 @@
 /* The CUDA back end: device, stream, libraries, memory, and the table of functions. */
 #include <stdlib.h>
 
-#include "capture.h"
 #include "core/checked.h"
 #include "gpu_algebra.h"
 
@@ -33,7 +32,8 @@ bpdq_status bpdq_gpu_allocate(gpu_algebra *gpu, int64_t count, size_t size, cons
   void *made = NULL;
   if (count < 0 || __builtin_mul_overflow((size_t)count, size, &bytes))
     return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: too large for any device", what);
-  cudaError_t result = cudaMallocAsync(&made, bytes ? bytes : 1, gpu->stream);
+  cudaError_t result = cudaErrorMemoryAllocation;
+  if (!gpu->memory_limit || bytes <= bpdq_gpu_available(gpu)) result = cudaMallocAsync(&made, bytes ? bytes : 1, gpu->stream);
   if (result == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
     return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of device memory: %.1f MiB more are needed and %.1f MiB are free", what,
@@ -48,14 +48,40 @@ void bpdq_gpu_free(gpu_algebra *gpu, void *memory) {
   if (memory) (void)cudaFreeAsync(memory, gpu->stream);
 }
 
+static uint64_t pool_bytes(gpu_algebra *gpu, enum cudaMemPoolAttr attribute) {
+  uint64_t bytes = 0;
+  return cudaMemPoolGetAttribute(gpu->pool, attribute, &bytes) == cudaSuccess ? bytes : 0;
+}
+
 uint64_t bpdq_gpu_available(gpu_algebra *gpu) {
   size_t unused = 0, total = 0;
-  uint64_t reserved = 0, used = 0;
+  uint64_t reserved = pool_bytes(gpu, cudaMemPoolAttrReservedMemCurrent), used = pool_bytes(gpu, cudaMemPoolAttrUsedMemCurrent);
   if (cudaMemGetInfo(&unused, &total) != cudaSuccess) return 0;
   /* What the pool holds and has not given out is free as well. */
-  if (cudaMemPoolGetAttribute(gpu->pool, cudaMemPoolAttrReservedMemCurrent, &reserved) != cudaSuccess) return unused;
-  if (cudaMemPoolGetAttribute(gpu->pool, cudaMemPoolAttrUsedMemCurrent, &used) != cudaSuccess) return unused;
-  return unused + (reserved > used ? reserved - used : 0);
+  uint64_t available = unused + (reserved > used ? reserved - used : 0), limit = gpu->memory_limit;
+  if (!limit || used + available <= limit) return available;
+  return limit > used ? limit - used : 0;
+}
+
+uint64_t bpdq_gpu_memory(gpu_algebra *gpu) {
+  size_t unused = 0, total = 0;
+  if (cudaMemGetInfo(&unused, &total) != cudaSuccess) return 0;
+  return gpu->memory_limit && gpu->memory_limit < total ? gpu->memory_limit : total;
+}
+
+static void limit_memory(bpdq_algebra *algebra, uint64_t bytes) { ((gpu_algebra *)algebra)->memory_limit = bytes; }
+
+static uint64_t peak_memory(bpdq_algebra *algebra) {
+  gpu_algebra *gpu = (gpu_algebra *)algebra;
+  (void)cudaSetDevice(gpu->device);
+  return pool_bytes(gpu, cudaMemPoolAttrUsedMemHigh);
+}
+
+/* Errors come to light at the next call. */
+static void wait(bpdq_algebra *algebra) {
+  gpu_algebra *gpu = (gpu_algebra *)algebra;
+  (void)cudaSetDevice(gpu->device);
+  (void)cudaStreamSynchronize(gpu->stream);
 }
 
 bpdq_status bpdq_gpu_upload(gpu_algebra *gpu, void *to, const void *from, int64_t count, size_t size, const char *what, bpdq_error *error) {
@@ -96,12 +122,16 @@ static int64_t weights(const bpdq_work *work) { return work->state.rows * work->
 static const bpdq_algebra INTERFACE = {
     .name = "cuda",
     .destroy = destroy,
-    .streams_create = bpdq_cpu_streams_create,
+    .wait = wait,
+    .limit_memory = limit_memory,
+    .peak_memory = peak_memory,
+    .streams_create = bpdq_gpu_streams_create,
     .statistics_create = bpdq_gpu_statistics_create,
     .statistics_destroy = bpdq_gpu_statistics_destroy,
     .statistics_add = bpdq_gpu_statistics_add,
     .statistics_set = bpdq_gpu_statistics_set,
     .statistics_finish = bpdq_gpu_statistics_finish,
+    .statistics_read = bpdq_gpu_statistics_read,
     .statistics_merge = bpdq_gpu_statistics_merge,
     .statistics_copy = bpdq_gpu_statistics_copy,
     .inputs_create = bpdq_gpu_inputs_create,

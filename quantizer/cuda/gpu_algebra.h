@@ -25,7 +25,8 @@ typedef struct gpu_algebra {
   cublasHandle_t blas;
   cusolverDnHandle_t solver;
   bpdq_gpu_staging staging;
-  int *flag; /* device: one int that kernels set */
+  int *flag;             /* device: one int that kernels set */
+  uint64_t memory_limit; /* bytes that may be taken of the device's memory; 0: all */
 } gpu_algebra;
 
 struct bpdq_statistics {
@@ -83,8 +84,9 @@ bpdq_status bpdq_gpu_check_solver(cusolverStatus_t result, const char *what, bpd
 /* *memory = count * size bytes of device memory, ordered on the algebra's stream. Free with bpdq_gpu_free; NULL is allowed there. */
 bpdq_status bpdq_gpu_allocate(gpu_algebra *gpu, int64_t count, size_t size, const char *what, void *memory, bpdq_error *error);
 void bpdq_gpu_free(gpu_algebra *gpu, void *memory);
-/* Bytes that allocations may still take. */
+/* Bytes that allocations may still take, and bytes of the whole device, both within the limit. */
 uint64_t bpdq_gpu_available(gpu_algebra *gpu);
+uint64_t bpdq_gpu_memory(gpu_algebra *gpu);
 
 bpdq_status bpdq_gpu_upload(gpu_algebra *gpu, void *to, const void *from, int64_t count, size_t size, const char *what, bpdq_error *error);
 /* Waits for it. */
@@ -94,14 +96,21 @@ bpdq_status bpdq_gpu_clear(gpu_algebra *gpu, void *memory, int64_t count, size_t
 
 /* ---- the entries of the interface, and what they share, by file ---- */
 
+bpdq_status bpdq_gpu_streams_create(bpdq_algebra *algebra, const bpdq_streams_desc *desc, bpdq_streams **streams, bpdq_error *error);
+
 bpdq_status bpdq_gpu_statistics_create(bpdq_algebra *algebra, const bpdq_statistics_desc *desc, bpdq_statistics **statistics,
                                        bpdq_error *error);
 void bpdq_gpu_statistics_destroy(bpdq_algebra *algebra, bpdq_statistics *statistics);
 bpdq_status bpdq_gpu_statistics_add(bpdq_algebra *algebra, bpdq_statistics *statistics, const float *x, const float *dense_x,
                                     const float *residual, int64_t tokens, bpdq_error *error);
+/* The same for inputs in device memory, ordered on the algebra's stream. */
+bpdq_status bpdq_gpu_statistics_add_device(gpu_algebra *gpu, bpdq_statistics *statistics, const float *x, const float *dense_x,
+                                           const float *residual, int64_t tokens, bpdq_error *error);
 bpdq_status bpdq_gpu_statistics_set(bpdq_algebra *algebra, bpdq_statistics *statistics, const float *hessian, const float *cross,
                                     const float *residual, bpdq_error *error);
 bpdq_status bpdq_gpu_statistics_finish(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_error *error);
+bpdq_status bpdq_gpu_statistics_read(bpdq_algebra *algebra, const bpdq_statistics *statistics, float *hessian, float *cross,
+                                     float *residual, bpdq_error *error);
 bpdq_status bpdq_gpu_statistics_merge(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_algebra *other, const bpdq_statistics *from,
                                       bpdq_error *error);
 bpdq_status bpdq_gpu_statistics_copy(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_algebra *other, const bpdq_statistics *from,

@@ -81,42 +81,65 @@ static bpdq_status upload(gpu_algebra *gpu, float *to, const float *from, int64_
 
 static int64_t pieces_of(int64_t width) { return PIECE / width > 64 ? PIECE / width : 64; }
 
+/* Tokens of a piece whose inputs, of either kind, are on the device at a time. */
+static int64_t piece_of(const bpdq_statistics *s) { return pieces_of(s->columns > s->residual_rows ? s->columns : s->residual_rows); }
+
+static bpdq_status need_inputs(const bpdq_statistics *s, const float *dense_x, const float *residual, bpdq_error *error) {
+  if ((s->cross_sum && !dense_x) || (s->residual_sum && !residual))
+    return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "%s: statistics need an input that was not captured", s->name);
+  return BPDQ_OK;
+}
+
+bpdq_status bpdq_gpu_statistics_add_device(gpu_algebra *gpu, bpdq_statistics *s, const float *x, const float *dense_x,
+                                           const float *residual, int64_t tokens, bpdq_error *error) {
+  BPDQ_TRY(need_inputs(s, dense_x, residual, error));
+  int64_t k = s->columns, n = s->residual_rows, limit = piece_of(s), strip_rows = pieces_of(k);
+  float *strip = NULL;
+  BPDQ_TRY(bpdq_gpu_allocate(gpu, (strip_rows < (k > n ? k : n) ? strip_rows : k > n ? k : n) * k, sizeof *strip, s->name, &strip, error));
+  bpdq_status status = BPDQ_OK;
+  for (int64_t begin = 0; begin < tokens; begin += limit) {
+    int64_t count = tokens - begin < limit ? tokens - begin : limit;
+    const float *inputs = x + begin * k;
+    product p = {inputs, inputs, count, k, k, true, s->hessian_sum, strip, strip_rows};
+    BPDQ_TRY_GOTO(accumulate(gpu, &p, s->name, error), done);
+    if (s->cross_sum) {
+      p = (product){dense_x + begin * k, inputs, count, k, k, false, s->cross_sum, strip, strip_rows};
+      BPDQ_TRY_GOTO(accumulate(gpu, &p, s->name, error), done);
+    }
+    if (s->residual_sum) {
+      p = (product){residual + begin * n, inputs, count, n, k, false, s->residual_sum, strip, strip_rows};
+      BPDQ_TRY_GOTO(accumulate(gpu, &p, s->name, error), done);
+    }
+  }
+  s->tokens += tokens;
+done:
+  bpdq_gpu_free(gpu, strip);
+  return status;
+}
+
 bpdq_status bpdq_gpu_statistics_add(bpdq_algebra *algebra, bpdq_statistics *statistics, const float *x, const float *dense_x,
                                     const float *residual, int64_t tokens, bpdq_error *error) {
   gpu_algebra *gpu = (gpu_algebra *)algebra;
-  const char *name = statistics->name;
-  int64_t k = statistics->columns, n = statistics->residual_rows, limit = pieces_of(k > n ? k : n);
-  if ((statistics->cross_sum && !dense_x) || (statistics->residual_sum && !residual))
-    return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "%s: statistics need an input that was not captured", name);
-  BPDQ_TRY(bpdq_gpu_check(cudaSetDevice(gpu->device), name, error));
-  float *inputs = NULL, *other = NULL, *strip = NULL;
-  int64_t most = tokens < limit ? tokens : limit, strip_rows = pieces_of(k);
+  const bpdq_statistics *s = statistics;
+  int64_t k = s->columns, n = s->residual_rows, most = tokens < piece_of(s) ? tokens : piece_of(s);
+  BPDQ_TRY(need_inputs(s, dense_x, residual, error));
+  BPDQ_TRY(bpdq_gpu_check(cudaSetDevice(gpu->device), s->name, error));
+  float *inputs = NULL, *dense = NULL, *outputs = NULL;
   bpdq_status status;
-  BPDQ_TRY_GOTO(bpdq_gpu_allocate(gpu, most * k, sizeof *inputs, name, &inputs, error), done);
-  if (statistics->cross_sum || statistics->residual_sum)
-    BPDQ_TRY_GOTO(bpdq_gpu_allocate(gpu, most * (k > n ? k : n), sizeof *other, name, &other, error), done);
-  BPDQ_TRY_GOTO(bpdq_gpu_allocate(gpu, strip_rows * k, sizeof *strip, name, &strip, error), done);
+  BPDQ_TRY_GOTO(bpdq_gpu_allocate(gpu, most * k, sizeof *inputs, s->name, &inputs, error), done);
+  if (s->cross_sum) BPDQ_TRY_GOTO(bpdq_gpu_allocate(gpu, most * k, sizeof *dense, s->name, &dense, error), done);
+  if (s->residual_sum) BPDQ_TRY_GOTO(bpdq_gpu_allocate(gpu, most * n, sizeof *outputs, s->name, &outputs, error), done);
   for (int64_t begin = 0; begin < tokens; begin += most) {
     int64_t count = tokens - begin < most ? tokens - begin : most;
-    product p = {inputs, inputs, count, k, k, true, statistics->hessian_sum, strip, strip_rows};
-    BPDQ_TRY_GOTO(upload(gpu, inputs, x + begin * k, count * k, name, error), done);
-    BPDQ_TRY_GOTO(accumulate(gpu, &p, name, error), done);
-    if (statistics->cross_sum) {
-      BPDQ_TRY_GOTO(upload(gpu, other, dense_x + begin * k, count * k, name, error), done);
-      p = (product){other, inputs, count, k, k, false, statistics->cross_sum, strip, strip_rows};
-      BPDQ_TRY_GOTO(accumulate(gpu, &p, name, error), done);
-    }
-    if (statistics->residual_sum) {
-      BPDQ_TRY_GOTO(upload(gpu, other, residual + begin * n, count * n, name, error), done);
-      p = (product){other, inputs, count, n, k, false, statistics->residual_sum, strip, strip_rows};
-      BPDQ_TRY_GOTO(accumulate(gpu, &p, name, error), done);
-    }
+    BPDQ_TRY_GOTO(upload(gpu, inputs, x + begin * k, count * k, s->name, error), done);
+    if (dense) BPDQ_TRY_GOTO(upload(gpu, dense, dense_x + begin * k, count * k, s->name, error), done);
+    if (outputs) BPDQ_TRY_GOTO(upload(gpu, outputs, residual + begin * n, count * n, s->name, error), done);
+    BPDQ_TRY_GOTO(bpdq_gpu_statistics_add_device(gpu, statistics, inputs, dense, outputs, count, error), done);
   }
-  statistics->tokens += tokens;
 done:
   bpdq_gpu_free(gpu, inputs);
-  bpdq_gpu_free(gpu, other);
-  bpdq_gpu_free(gpu, strip);
+  bpdq_gpu_free(gpu, dense);
+  bpdq_gpu_free(gpu, outputs);
   return status;
 }
 
@@ -209,4 +232,23 @@ bpdq_status bpdq_gpu_statistics_finish(bpdq_algebra *algebra, bpdq_statistics *s
     return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s: its inputs are not all finite (NaN or infinity in the activations or the Hessian)",
                      s->name);
   return read_diagonal(gpu, s, error);
+}
+
+bpdq_status bpdq_gpu_statistics_read(bpdq_algebra *algebra, const bpdq_statistics *statistics, float *hessian, float *cross,
+                                     float *residual, bpdq_error *error) {
+  gpu_algebra *gpu = (gpu_algebra *)algebra;
+  const bpdq_statistics *s = statistics;
+  int64_t square = s->columns * s->columns;
+  BPDQ_TRY(bpdq_gpu_check(cudaSetDevice(gpu->device), s->name, error));
+  if (hessian) BPDQ_TRY(bpdq_gpu_download(gpu, hessian, s->hessian, square, sizeof *hessian, s->name, error));
+  if (residual && s->residual)
+    BPDQ_TRY(bpdq_gpu_download(gpu, residual, s->residual, s->residual_rows * s->columns, sizeof *residual, s->name, error));
+  if (!cross || !s->cross) return BPDQ_OK;
+  float *copy = bpdq_alloc_array((size_t)square, sizeof *copy); /* what is stored is C - H */
+  if (!copy) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of host memory", s->name);
+  bpdq_status status = bpdq_gpu_download(gpu, copy, s->hessian, square, sizeof *copy, s->name, error);
+  if (status == BPDQ_OK) status = bpdq_gpu_download(gpu, cross, s->cross, square, sizeof *cross, s->name, error);
+  for (int64_t i = 0; i < square && status == BPDQ_OK; i++) cross[i] += copy[i];
+  free(copy);
+  return status;
 }
