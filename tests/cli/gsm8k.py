@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import sys
 import time
@@ -52,7 +53,7 @@ def evaluation(checks, folder):
 
 
 def right_answers(checks, folder):
-    """Questions whose true answers are what the model says: a generation that ends at its stop string, and every way to be right or wrong."""
+    """Questions whose true answers are made from what the model says, but for the first: two of three are right."""
     asked = [json.loads(line)["question"] for line in QUESTIONS.read_text(encoding="utf-8").splitlines()[:3]]
     number = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
     said = [greedy(f"Question: {question}\nAnswer:") for question in asked]
@@ -66,6 +67,43 @@ def right_answers(checks, folder):
     checks.that([row["flexible_extract"]["correct"] for row in rows] == [False, True, True], f"scored {rows}")
     share, error = (scores.get(key, 0) for key in ("flexible_extract", "flexible_extract_stderr"))
     checks.that(abs(share - 2 / 3) < 1e-9 and abs(error - 1 / 3) < 1e-9, f"2 of 3 are {scores}")
+
+
+def with_stop_token(folder, word, stop, special):
+    """A copy of the model that has `stop` in the place of the token `word`, and that token's id."""
+    copy = folder / f"stops-{special}"
+    shutil.copytree(MODEL, copy, copy_function=shutil.copyfile)
+    copy.chmod(0o755)
+    tokenizer = json.loads((MODEL / "tokenizer.json").read_text(encoding="utf-8"))
+    model = tokenizer["model"]
+    parts = [merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"]]
+    model["merges"] = [merge for merge, pair in zip(model["merges"], parts) if word not in (*pair, "".join(pair))]
+    added = {token["content"]: token for token in tokenizer["added_tokens"]}
+    if stop in added:
+        added[stop]["content"] = "<|other|>"
+    model["vocab"][stop] = model["vocab"].pop(word)
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": model["vocab"][stop], "content": stop, "special": special})
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    return copy, model["vocab"][stop]
+
+
+def stop_tokens(checks, folder):
+    """A stop string that is one token ends the answer, whether or not the text shows it."""
+    question = json.loads(QUESTIONS.read_text(encoding="utf-8").splitlines()[0])["question"]
+    asked = write_lines(folder / "stopped", [(question, "#### 1")])
+    for stop, special in (("</s>", True), ("<|im_end|>", False)):
+        model, token = with_stop_token(folder, "\u0120of", stop, special)
+        whole = json.loads(bpdq("run", model, "-p", f"Question: {question}\nAnswer:", "--temp", "0", "-n", "256", "--json").stdout)["ids"]
+        checks.that(token in whole[1:], f"the model never says {stop}: {whole}")
+        before = whole[: whole.index(token)] if token in whole else whole
+        text = json.loads(bpdq("tokenize", model, "--ids", ",".join(map(str, before)), "--json").stdout)["text"]
+        dump = folder / "stopped.dump"
+        words = ["--task", "gsm8k", "--task-data", asked, "--shots", "0", "--dump", dump, "--json"]
+        scores = checks.json(bpdq("eval", model, *words), "generated_tokens", "strict_match_stderr")
+        checks.that(scores.get("generated_tokens") == len(before) + 1, f"{stop} ends an answer after {scores} tokens, not {len(before) + 1}")
+        checks.that(scores.get("strict_match_stderr", 0) is None, f"the standard error of one question: {scores}")
+        generation = rows_of(dump)[0]["generation"]
+        checks.that(generation == text, f"{stop}: {generation!r}, not {text!r}")
 
 
 def shared_prefix(checks, folder):
@@ -147,6 +185,7 @@ def main():
         folder = Path(name)
         evaluation(checks, folder)
         right_answers(checks, folder)
+        stop_tokens(checks, folder)
         shared_prefix(checks, folder)
         long_prompts(checks, folder)
         bad_files(checks, folder)
