@@ -28,6 +28,27 @@ bpdq_status bpdq_multi_run(multi_algebra *multi, int count, bpdq_multi_task task
   return BPDQ_OK;
 }
 
+static void wait(bpdq_algebra *algebra) {
+  const multi_algebra *multi = (const multi_algebra *)algebra;
+  for (int i = 0; i < multi->count; i++) multi->parts[i]->wait(multi->parts[i]);
+}
+
+/* The limit and the peak are those of one device. */
+static void limit_memory(bpdq_algebra *algebra, uint64_t bytes) {
+  const multi_algebra *multi = (const multi_algebra *)algebra;
+  for (int i = 0; i < multi->count; i++) multi->parts[i]->limit_memory(multi->parts[i], bytes);
+}
+
+static uint64_t peak_memory(bpdq_algebra *algebra) {
+  const multi_algebra *multi = (const multi_algebra *)algebra;
+  uint64_t most = 0;
+  for (int i = 0; i < multi->count; i++) {
+    uint64_t peak = multi->parts[i]->peak_memory(multi->parts[i]);
+    if (peak > most) most = peak;
+  }
+  return most;
+}
+
 static int64_t weights(const bpdq_work *work) { return work->desc.rows * work->inputs->columns; }
 
 static void destroy(bpdq_algebra *algebra) {
@@ -46,6 +67,7 @@ static const bpdq_algebra INTERFACE = {
     .statistics_add = bpdq_multi_statistics_add,
     .statistics_set = bpdq_multi_statistics_set,
     .statistics_finish = bpdq_multi_statistics_finish,
+    .statistics_read = bpdq_multi_statistics_read,
     .inputs_create = bpdq_multi_inputs_create,
     .inputs_destroy = bpdq_multi_inputs_destroy,
     .work_create = bpdq_multi_work_create,
@@ -69,6 +91,9 @@ bpdq_status bpdq_multi_algebra_create(const char *name, bpdq_algebra *const *par
     return bpdq_fail(error, BPDQ_ERROR_MEMORY, "quantizer: out of memory");
   }
   multi->base = INTERFACE;
+  if (parts[0]->wait) multi->base.wait = wait;
+  if (parts[0]->limit_memory) multi->base.limit_memory = limit_memory;
+  if (parts[0]->peak_memory) multi->base.peak_memory = peak_memory;
   snprintf(multi->name, sizeof multi->name, "%s", name);
   multi->base.name = multi->name;
   multi->count = count;

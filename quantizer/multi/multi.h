@@ -66,6 +66,8 @@ bpdq_status bpdq_multi_statistics_add(bpdq_algebra *algebra, bpdq_statistics *st
 bpdq_status bpdq_multi_statistics_set(bpdq_algebra *algebra, bpdq_statistics *statistics, const float *hessian, const float *cross,
                                       const float *residual, bpdq_error *error);
 bpdq_status bpdq_multi_statistics_finish(bpdq_algebra *algebra, bpdq_statistics *statistics, bpdq_error *error);
+bpdq_status bpdq_multi_statistics_read(bpdq_algebra *algebra, const bpdq_statistics *statistics, float *hessian, float *cross,
+                                       float *residual, bpdq_error *error);
 bpdq_status bpdq_multi_inputs_create(bpdq_algebra *algebra, const bpdq_statistics *statistics, const bpdq_inputs_desc *desc,
                                      bpdq_inputs **inputs, bpdq_inputs_info *info, bpdq_error *error);
 void bpdq_multi_inputs_destroy(bpdq_algebra *algebra, bpdq_inputs *inputs);

@@ -105,6 +105,12 @@ bpdq_status bpdq_multi_statistics_finish(bpdq_algebra *algebra, bpdq_statistics 
   return bpdq_multi_run(multi, multi->count, copy_to_part, &call, error);
 }
 
+bpdq_status bpdq_multi_statistics_read(bpdq_algebra *algebra, const bpdq_statistics *statistics, float *hessian, float *cross,
+                                       float *residual, bpdq_error *error) {
+  bpdq_algebra *first = ((multi_algebra *)algebra)->parts[0]; /* all have the same */
+  return first->statistics_read(first, statistics->parts[0], hessian, cross, residual, error);
+}
+
 /* ---- inputs ---- */
 
 typedef struct inputs_call {

@@ -21,8 +21,16 @@ typedef struct streams_call {
   bpdq_statistics *statistics;
 } streams_call;
 
+/* The parts' clocks run side by side: the slowest counts. */
 static bpdq_status run(streams_call *call, bpdq_multi_task task, bpdq_error *error) {
-  return bpdq_multi_run(call->streams->multi, call->streams->count, task, call, error);
+  multi_streams *s = call->streams;
+  bpdq_status status = bpdq_multi_run(s->multi, s->count, task, call, error);
+  for (int i = 0; i < s->count; i++) {
+    const bpdq_streams *part = s->parts[i];
+    if (part && part->forward_seconds > s->base.forward_seconds) s->base.forward_seconds = part->forward_seconds;
+    if (part && part->statistics_seconds > s->base.statistics_seconds) s->base.statistics_seconds = part->statistics_seconds;
+  }
+  return status;
 }
 
 static bpdq_statistics *statistics_of(const streams_call *c, int part) { return c->statistics ? c->statistics->parts[part] : NULL; }

@@ -84,6 +84,35 @@ static void made_layers_have_the_same_bits(void **unused) {
   }
 }
 
+/* Merged statistics read as those of one algebra. */
+static void statistics_are_merged(void **unused) {
+  (void)unused;
+  enum { ROWS = 3, COLUMNS = 50, TOKENS = 31 };
+  float *x = make_tokens(TOKENS, COLUMNS, 5, 1), *dense = make_tokens(TOKENS, COLUMNS, 5, 2), *residual = make_tokens(TOKENS, ROWS, -1, 3);
+  static float hessian[2][COLUMNS * COLUMNS], cross[2][COLUMNS * COLUMNS], rest[2][ROWS * COLUMNS];
+  for (int several = 0; several < 2; several++) {
+    bpdq_algebra *algebra = make(several ? "cpu+cpu+cpu" : "cpu");
+    bpdq_statistics_desc desc = {.name = "test", .columns = COLUMNS, .cross = true, .residual_rows = ROWS};
+    bpdq_statistics *statistics;
+    CHECK(algebra->statistics_create(algebra, &desc, &statistics, error));
+    CHECK(algebra->statistics_add(algebra, statistics, x, dense, residual, TOKENS - 1, error));
+    CHECK(algebra->statistics_add(algebra, statistics, x + (TOKENS - 1) * COLUMNS, dense + (TOKENS - 1) * COLUMNS,
+                                  residual + (TOKENS - 1) * ROWS, 1, error)); /* a part's share is empty */
+    CHECK(algebra->statistics_finish(algebra, statistics, error));
+    CHECK(algebra->statistics_read(algebra, statistics, hessian[several], cross[several], rest[several], error));
+    algebra->statistics_destroy(algebra, statistics);
+    algebra->destroy(algebra);
+  }
+  for (int i = 0; i < COLUMNS * COLUMNS; i++) {
+    assert_float_equal(hessian[1][i], hessian[0][i], 1e-5f * fabsf(hessian[0][i]) + 1e-5f);
+    assert_float_equal(cross[1][i], cross[0][i], 1e-5f * fabsf(cross[0][i]) + 1e-5f);
+  }
+  for (int i = 0; i < ROWS * COLUMNS; i++) assert_float_equal(rest[1][i], rest[0][i], 1e-5f * fabsf(rest[0][i]) + 1e-5f);
+  free(x);
+  free(dense);
+  free(residual);
+}
+
 /* Each part sums a share of the tokens in float32 and float64: H differs by about 1e-7, and descent meets a few ties differently. */
 static void tokens_are_shared(void **unused) {
   (void)unused;
@@ -298,9 +327,13 @@ static void failures_of_one_part(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(vectors_have_the_same_bits), cmocka_unit_test(made_layers_have_the_same_bits),
-      cmocka_unit_test(tokens_are_shared),          cmocka_unit_test(names_are_checked),
-      cmocka_unit_test(bad_tokens_name_the_layer),  cmocka_unit_test(failed_creations_leave_nothing),
+      cmocka_unit_test(vectors_have_the_same_bits),
+      cmocka_unit_test(made_layers_have_the_same_bits),
+      cmocka_unit_test(statistics_are_merged),
+      cmocka_unit_test(tokens_are_shared),
+      cmocka_unit_test(names_are_checked),
+      cmocka_unit_test(bad_tokens_name_the_layer),
+      cmocka_unit_test(failed_creations_leave_nothing),
       cmocka_unit_test(failures_of_one_part),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
