@@ -9,9 +9,11 @@ layout(push_constant) uniform Push {
   uint flags;
   float epsilon;
 } push;
-const uint FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4; // LAST: only the run's last row, written to row 0
+// LAST: only the run's last row, written to row 0. ONE: programs of one row, which need not look how many a run has.
+const uint FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4, FLAG_ONE = 8;
 
-uint input_row(uint index) { return (push.flags & FLAG_LAST) != 0 ? run.tokens - 1 : index; }
+uint input_row(uint index) { return (push.flags & (FLAG_LAST | FLAG_ONE)) == FLAG_LAST ? run.tokens - 1 : index; }
+uint output_rows() { return (push.flags & (FLAG_LAST | FLAG_ONE)) != 0 ? 1 : run.tokens; }
 
 // Needs the buffers `bias` and `y`.
 void store(uint token, uint row, float value) {

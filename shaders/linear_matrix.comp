@@ -95,7 +95,7 @@ void main() {
     barrier();
   }
 
-  uint count = (push.flags & FLAG_LAST) != 0 ? 1 : run.tokens, staging = gl_SubgroupID * 256;
+  uint count = output_rows(), staging = gl_SubgroupID * 256;
   [[unroll]] for (uint i = 0; i < TOKEN_TILES; i++)
     [[unroll]] for (uint j = 0; j < ROW_TILES; j++) {
       coopMatStore(sums[i * ROW_TILES + j], results, staging, 16, gl_CooperativeMatrixLayoutRowMajor);

@@ -83,7 +83,7 @@ void load_inputs(uint first_token, uint count, uint depth) {
 void main() {
   uint thread = gl_LocalInvocationIndex, row_part = thread % 16, token_part = thread / 16;
   uint first_row = gl_WorkGroupID.x * TILE, first_token = gl_WorkGroupID.y * TILE;
-  uint count = min(TILE, ((push.flags & FLAG_LAST) != 0 ? 1 : run.tokens) - first_token);
+  uint count = min(TILE, output_rows() - first_token);
   float results[16];
   for (uint i = 0; i < 16; i++) results[i] = 0.0;
   for (uint depth = 0; depth < (push.columns + DEPTH - 1) / DEPTH; depth++) {

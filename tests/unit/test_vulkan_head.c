@@ -42,7 +42,7 @@ static double logits_error(const uint16_t *w, const float *x, const float *logit
   return sqrt(wrong / right);
 }
 
-static void run_head(bpdq_backend *backend, const bpdq_weight *weight, const uint16_t *w, int64_t tokens) {
+static void run_head(bpdq_backend *backend, const bpdq_weight *weight, const uint16_t *w, int64_t tokens, bpdq_activations activations) {
   bpdq_error error = {0};
   bpdq_tensor_desc tensors[2] = {{.kind = BPDQ_TENSOR_F32, .rows = tokens, .columns = COLUMNS},
                                  {.kind = BPDQ_TENSOR_F32, .rows = tokens, .columns = ROWS}};
@@ -51,7 +51,7 @@ static void run_head(bpdq_backend *backend, const bpdq_weight *weight, const uin
   check(backend->state_create(backend, tensors, 2, &state, &error), &error);
   bpdq_op op = {.kind = BPDQ_OP_LINEAR, .name = "head"};
   op.linear = (bpdq_op_linear){.input = 0, .output = 1, .weight = weight};
-  bpdq_program program = {&op, 1, tokens, BPDQ_ACTIVATIONS_F32};
+  bpdq_program program = {&op, 1, tokens, activations};
   check(backend->compile(backend, state, &program, &executable, &error), &error);
   static float x[TOKENS * COLUMNS];
   uint32_t seed = 3;
@@ -85,8 +85,10 @@ static void head_in_8_bits(void **unused) {
   check(backend->weight_create(backend, &desc, &weight, &error), &error);
   check(backend->weights_flush(backend, &error), &error);
   assert_true(backend->weight_bytes(weight) < (uint64_t)ROWS * COLUMNS * 11 / 10);
-  run_head(backend, weight, w, 1);
-  run_head(backend, weight, w, TOKENS);
+  run_head(backend, weight, w, 1, BPDQ_ACTIVATIONS_F32);
+  run_head(backend, weight, w, TOKENS, BPDQ_ACTIVATIONS_F32);
+  run_head(backend, weight, w, 1, BPDQ_ACTIVATIONS_8);
+  run_head(backend, weight, w, 3, BPDQ_ACTIVATIONS_8);
   backend->weight_destroy(backend, weight);
   backend->destroy(backend);
   free(w);

@@ -120,7 +120,8 @@ static void read_limits(vulkan_context *context) {
   VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &id};
   context->instance_functions.GetPhysicalDeviceProperties2(context->physical_device, &properties);
   context->properties = properties.properties;
-  context->is_cpu = properties.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU;
+  /* Tests let a CPU device run the kernels of GPUs. */
+  context->is_cpu = properties.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU && !getenv("BPDQ_VULKAN_CPU_AS_GPU");
   memcpy(context->driver_uuid, id.driverUUID, VK_UUID_SIZE);
   memcpy(context->device_uuid, id.deviceUUID, VK_UUID_SIZE);
   const VkPhysicalDeviceLimits *limits = &properties.properties.limits;

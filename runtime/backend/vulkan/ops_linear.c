@@ -1,29 +1,24 @@
 /* Products: which kernel takes which weight and how many tokens. */
 #include "backend/vulkan/builder.h"
-
-#include <string.h>
-
+#include "backend/vulkan/variants.h"
 #include "core/checked.h"
 
 #define VECTOR_THREADS 256
 #define LUT_ROWS 64
-#define DOT_THREADS 256
-#define DOT_FUSED_THREADS 512   /* fewer, larger groups: each prepares the input once */
-#define DOT_SHARED_BYTES 24576  /* of a quantized input row */
-#define DOT_BUSY_THREADS 131072 /* about what fills a large device */
 #define DOT_BATCH 8
 #define DOT_BATCH_PLANES 16 /* rows x planes x bytes */
 #define DENSE_LANES 32
 #define DENSE_REPEAT 2 /* rows per thread */
 #define HEAD_REPEAT 8  /* of matrices with so many rows that work groups need not be many */
 #define HEAD_ROWS 32768
+#define HEAD_GROUPS 528    /* of linear_head.comp: about what a large device holds */
 #define TILE 64            /* rows and tokens of linear_tile.comp */
 #define MATRIX_THREADS 256 /* linear_matrix.comp */
 #define MATRIX_TILE 128
 #define MATRIX_DEPTH 64
 #define VECTOR_TOKENS 8 /* up to this many rows, each is a product of its own */
 
-enum { FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4 }; /* linear.glsl */
+enum { FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4, FLAG_ONE = 8 }; /* linear.glsl */
 
 /* One linear operation, checked. */
 typedef struct product {
@@ -32,7 +27,7 @@ typedef struct product {
   const vulkan_tensor *input, *output;
   bpdq_transform_kind transform; /* left to the kernel; NONE where it was done before */
   vulkan_binding norm;
-  bool last;
+  bool last, one; /* one: the program has one row */
 } product;
 
 static bpdq_status check(vulkan_builder *builder, const bpdq_op_linear *op, product *p, bpdq_error *error) {
@@ -43,7 +38,11 @@ static bpdq_status check(vulkan_builder *builder, const bpdq_op_linear *op, prod
     return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "vulkan: operation %s: the bias is short", builder->op->name);
   if (op->input == op->output || op->offset < 0)
     return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "vulkan: operation %s: input and output must differ", builder->op->name);
-  *p = (product){.op = op, .weight = weight, .transform = op->transform.kind, .last = op->rows == BPDQ_ROWS_LAST};
+  *p = (product){.op = op,
+                 .weight = weight,
+                 .transform = op->transform.kind,
+                 .last = op->rows == BPDQ_ROWS_LAST,
+                 .one = builder->program->max_tokens == 1};
   BPDQ_TRY(bpdq_vulkan_transform_input(builder, &op->transform, op->input, weight->columns, &p->input, error));
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->output, BPDQ_TENSOR_F32, p->last ? 1 : builder->program->max_tokens, op->offset + weight->rows,
                                &p->output, error));
@@ -69,7 +68,8 @@ static void bind_common(vulkan_dispatch *dispatch, const product *p, const vulka
   bpdq_vulkan_push(dispatch, (uint32_t)x_stride);
   bpdq_vulkan_push(dispatch, (uint32_t)p->output->desc.columns);
   bpdq_vulkan_push(dispatch, (uint32_t)op->offset);
-  bpdq_vulkan_push(dispatch, (op->accumulate ? FLAG_ACCUMULATE : 0u) | (op->bias ? FLAG_BIAS : 0u) | (p->last ? FLAG_LAST : 0u));
+  bpdq_vulkan_push(dispatch, (op->accumulate ? FLAG_ACCUMULATE : 0u) | (op->bias ? FLAG_BIAS : 0u) | (p->last ? FLAG_LAST : 0u) |
+                                 (p->one ? FLAG_ONE : 0u));
   bpdq_vulkan_push_float(dispatch, op->transform.epsilon);
 }
 
@@ -114,6 +114,33 @@ static bpdq_status add_dense_vector(vulkan_builder *builder, const product *p, b
   return BPDQ_OK;
 }
 
+/* The 8-bit head by integer dot products. False where the row does not fit into shared memory. */
+static bool head_fits(const vulkan_builder *builder, const bpdq_weight *weight) {
+  const vulkan_context *context = &builder->vulkan->context;
+  uint64_t words = (uint64_t)weight->row_bytes / 16, shared = words * (32 + 4) + VECTOR_THREADS * 5 + 64;
+  return weight->number == VULKAN_NUMBER_INT8 && context->features.integer_dot && shared <= context->limits.shared_bytes;
+}
+
+static bpdq_status add_head(vulkan_builder *builder, const product *p, bpdq_error *error) {
+  const bpdq_weight *weight = p->weight;
+  const vulkan_context *context = &builder->vulkan->context;
+  bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 32 && !context->is_cpu;
+  const uint32_t constants[] = {VECTOR_THREADS, (uint32_t)(weight->row_bytes / 16), p->transform};
+  for (int i = 0; i < weight->piece_count; i++) {
+    vulkan_dispatch dispatch;
+    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, subgroup ? "linear_head_subgroup" : "linear_head", constants, 3, error));
+    bind_common(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
+    bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
+    bpdq_vulkan_read(&dispatch, 4, p->norm);
+    set_grid(&dispatch, p, &weight->pieces[i], VECTOR_THREADS / 32 * HEAD_REPEAT, 1);
+    /* As many work groups as run at once, with the same number of steps each. */
+    uint32_t steps = (dispatch.grid[0] + HEAD_GROUPS - 1) / HEAD_GROUPS;
+    dispatch.grid[0] = (dispatch.grid[0] + steps - 1) / steps;
+    BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
+  }
+  return BPDQ_OK;
+}
+
 /* Transform and quantization of the input to the integers that linear_dot.comp multiplies. */
 static bpdq_status add_quantize(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
@@ -139,58 +166,96 @@ static bpdq_status add_quantize(vulkan_builder *builder, const product *p, bool 
 
 /* How linear_dot.comp is set up for a weight. */
 typedef struct dot_plan {
-  uint32_t threads, slices, batch;
-  bool fused, wide;
+  vulkan_dot_variant variant;
+  uint32_t part_blocks, batch; /* part_blocks: 0 where the variant does not suit */
+  bool wide;
 } dot_plan;
 
-/* Few rows are spread over many threads each, so that small matrices fill the device too; one thread reads at least one block. */
-static dot_plan plan_dot(const vulkan_builder *builder, const product *p, bool wide) {
+/* Blocks of a part of the columns that ends with a group: groups of 96 columns end with every third block. */
+static uint32_t blocks_per_part(const bpdq_weight *weight, uint32_t parts) {
+  uint32_t end = 1;
+  while (end * VULKAN_BLOCK_COLUMNS % (uint32_t)weight->group) end++;
+  return (uint32_t)bpdq_round_up(bpdq_ceil_div((uint64_t)weight->blocks, parts), end);
+}
+
+/* `variant` for a product; part_blocks stays 0 where the device or the product does not allow it. */
+static dot_plan try_variant(const vulkan_builder *builder, const product *p, bool wide, const vulkan_dot_variant *variant) {
   const vulkan_context *context = &builder->vulkan->context;
   const bpdq_weight *weight = p->weight;
   int64_t tokens = p->last ? 1 : builder->program->max_tokens;
-  dot_plan plan = {.threads = DOT_THREADS, .slices = 4, .batch = 1, .wide = wide};
-  /* The input must fit beside the rest of shared memory, and a gate is too much work to repeat in every work group. */
-  uint64_t bytes = (uint64_t)weight->blocks * (wide ? 256 : 128) + (uint64_t)weight->groups * 8;
-  plan.fused = tokens == 1 && bytes <= DOT_SHARED_BYTES && p->transform != BPDQ_TRANSFORM_SILU_GATE;
-  if (plan.fused && context->limits.group_threads >= DOT_FUSED_THREADS && !context->is_cpu) plan.threads = DOT_FUSED_THREADS;
+  dot_plan plan = {.variant = *variant, .batch = 1, .wide = wide};
+  uint32_t blocks = variant->parts > 1 ? blocks_per_part(weight, variant->parts) : (uint32_t)weight->blocks;
+  uint64_t groups = bpdq_ceil_div((uint64_t)blocks * VULKAN_BLOCK_COLUMNS, (uint64_t)weight->group);
+  uint64_t shared = 64 + variant->threads * 5;
+  if (variant->fused) shared += (uint64_t)blocks * (wide ? 256 : 128) + groups * 8;
+  if (variant->threads > context->limits.group_threads || shared > context->limits.shared_bytes) return plan;
+  if (variant->slices > blocks && variant->slices > 1) return plan;
+  if (variant->fused && tokens > 1) return plan;
+  /* The rms of a row needs all of it, and a gate is too much work to repeat in every work group. */
+  if (variant->parts > 1 && (p->transform == BPDQ_TRANSFORM_RMS_NORM || blocks >= weight->blocks)) return plan;
+  if (variant->fused && variant->parts == 1 && p->transform == BPDQ_TRANSFORM_SILU_GATE) return plan;
+  plan.part_blocks = blocks;
   /* Rows that share a reading of the weights multiply the code, which must stay small enough for the instruction cache. */
   uint32_t most = context->is_cpu ? 1 : DOT_BATCH_PLANES / (uint32_t)(weight->planes * (wide ? 2 : 1));
   while (plan.batch < tokens && plan.batch < DOT_BATCH && plan.batch * 2 <= most) plan.batch *= 2;
-  while (plan.slices < 32 && plan.slices < plan.threads / 8 && weight->rows * plan.slices < DOT_BUSY_THREADS &&
-         plan.slices * 2 <= weight->blocks)
-    plan.slices *= 2;
   return plan;
 }
 
+static dot_plan plan_dot(const vulkan_builder *builder, const product *p, bool wide) {
+  size_t count;
+  const vulkan_dot_variant *variants = bpdq_vulkan_dot_variants(&count);
+  int forced = bpdq_vulkan_forced_variant();
+  if (forced >= 0 && (size_t)forced < count) {
+    dot_plan plan = try_variant(builder, p, wide, &variants[forced]);
+    if (plan.part_blocks) return plan;
+  }
+  int64_t tokens = p->last ? 1 : builder->program->max_tokens;
+  vulkan_dot_shape shape = {p->weight->rows, p->weight->blocks, tokens, p->transform, builder->vulkan->context.is_cpu};
+  vulkan_dot_variant usual = bpdq_vulkan_usual_variant(&shape);
+  dot_plan plan = try_variant(builder, p, wide, &usual);
+  if (plan.part_blocks) return plan;
+  return try_variant(builder, p, wide, &(vulkan_dot_variant){.threads = 128, .slices = 1, .ahead = 1, .parts = 1});
+}
+
 static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
-  static const char *const names[2][2] = {{"linear_dot8", "linear_dot8_subgroup"}, {"linear_dot16", "linear_dot16_subgroup"}};
+  static const char *const names[2][2][2] = {
+      {{"linear_dot8", "linear_dot8_subgroup"}, {"linear_dot8_split", "linear_dot8_split_subgroup"}},
+      {{"linear_dot16", "linear_dot16_subgroup"}, {"linear_dot16_split", "linear_dot16_split_subgroup"}}};
   const bpdq_weight *weight = p->weight;
   const vulkan_context *context = &builder->vulkan->context;
   dot_plan plan = plan_dot(builder, p, wide);
+  bool fused = plan.variant.fused, split = plan.variant.parts > 1;
   /* Threads of a word must be neighbours within a subgroup. */
   bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 8 && !context->is_cpu;
-  const uint32_t constants[] = {plan.threads,
-                                plan.slices,
+  const uint32_t constants[] = {plan.variant.threads,
+                                plan.variant.slices,
                                 (uint32_t)weight->planes,
                                 (uint32_t)weight->group,
                                 weight->number,
-                                plan.fused ? p->transform : BPDQ_TRANSFORM_NONE,
-                                plan.fused,
-                                plan.fused ? (uint32_t)weight->blocks : 1,
-                                plan.batch};
-  if (!plan.fused) BPDQ_TRY(add_quantize(builder, p, wide, error));
+                                fused ? p->transform : BPDQ_TRANSFORM_NONE,
+                                fused,
+                                fused ? plan.part_blocks : 1,
+                                plan.batch,
+                                plan.variant.ahead};
+  if (!fused) BPDQ_TRY(add_quantize(builder, p, wide, error));
   for (int i = 0; i < weight->piece_count; i++) {
+    const vulkan_piece *piece = &weight->pieces[i];
     vulkan_dispatch dispatch;
-    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, names[wide][subgroup], constants, 9, error));
-    bind_common(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
-    if (plan.fused) {
+    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, names[wide][split][subgroup], constants, 10, error));
+    bind_common(&dispatch, p, piece, p->input->desc.columns);
+    set_grid(&dispatch, p, piece, plan.variant.threads / plan.variant.slices, plan.batch);
+    if (fused) {
       bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
       bpdq_vulkan_read(&dispatch, 4, p->norm);
     } else {
       bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_QUANTIZED);
       bpdq_vulkan_read_scratch(&dispatch, 4, VULKAN_SCRATCH_SCALES);
     }
-    set_grid(&dispatch, p, &weight->pieces[i], plan.threads / plan.slices, plan.batch);
+    if (split) {
+      dispatch.grid[2] = (uint32_t)bpdq_ceil_div((uint64_t)weight->blocks, plan.part_blocks);
+      bpdq_vulkan_write_scratch(builder, &dispatch, 4, VULKAN_SCRATCH_PARTIAL, (uint64_t)piece->rows * dispatch.grid[2] * 4);
+      bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, (uint64_t)dispatch.grid[0] * 4);
+    }
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
   return BPDQ_OK;
@@ -244,7 +309,10 @@ bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear
         activations != BPDQ_ACTIVATIONS_F32 && p.weight->kind == BPDQ_WEIGHT_PLANES && builder->vulkan->context.features.cooperative_matrix;
     return matrix ? add_matrix(builder, &p, error) : add_tile(builder, &p, error);
   }
-  if (p.weight->kind == BPDQ_WEIGHT_DENSE) return add_dense_vector(builder, &p, error);
+  if (p.weight->kind == BPDQ_WEIGHT_DENSE) {
+    bool integers = activations != BPDQ_ACTIVATIONS_F32 && head_fits(builder, p.weight);
+    return integers ? add_head(builder, &p, error) : add_dense_vector(builder, &p, error);
+  }
   if (activations != BPDQ_ACTIVATIONS_F32 && builder->vulkan->context.features.integer_dot)
     return add_dot(builder, &p, activations == BPDQ_ACTIVATIONS_16, error);
   return add_lut(builder, &p, error);

@@ -1,0 +1,31 @@
+/* The ways in which linear_dot.comp can be set up for a product, and which one suits. */
+#ifndef BPDQ_VULKAN_VARIANTS_H
+#define BPDQ_VULKAN_VARIANTS_H
+
+#include "backend/program.h"
+
+typedef struct vulkan_dot_variant {
+  uint32_t threads; /* of a work group */
+  uint32_t slices;  /* threads that share a row */
+  uint32_t ahead;   /* blocks of weights that a thread requests before it needs them */
+  uint32_t parts;   /* about so many work groups share the columns of a row; 1: they are not cut */
+  bool fused;       /* each work group prepares the input itself; else a dispatch of its own does it once */
+} vulkan_dot_variant;
+
+/* Every variant that is worth a measurement. */
+const vulkan_dot_variant *bpdq_vulkan_dot_variants(size_t *count);
+
+/* The index in BPDQ_VULKAN_VARIANT, or -1: tests and measurements force one variant wherever it is possible. */
+int bpdq_vulkan_forced_variant(void);
+
+typedef struct vulkan_dot_shape {
+  int64_t rows, blocks; /* of the weight */
+  int64_t tokens;
+  bpdq_transform_kind transform;
+  bool is_cpu;
+} vulkan_dot_shape;
+
+/* The variant for a device that was not measured. */
+vulkan_dot_variant bpdq_vulkan_usual_variant(const vulkan_dot_shape *shape);
+
+#endif

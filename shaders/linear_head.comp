@@ -1,0 +1,98 @@
+#version 460
+// A few tokens times a dense matrix of 8-bit weights (repack_head.comp) by integer dot products. Each work group transforms the row once
+// and holds it as 16-bit integers with a scale per 32 columns, which is far below the error of the weights; then it takes 8 rows per 32
+// threads after one another, until the matrix ends.
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_integer_dot_product : require
+#extension GL_EXT_control_flow_attributes : require
+#ifdef SUBGROUP // of at least 32
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+#define UNROLL [[unroll]]
+#else
+#define UNROLL
+#endif
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint THREADS = 256; // a power of two, at least 32
+layout(constant_id = 1) const uint WORDS = 16;    // 16 columns each, of a row; a multiple of 4
+layout(constant_id = 2) const uint TRANSFORM = 0;
+#include "run.glsl"
+layout(set = 0, binding = 1) readonly buffer Matrix { uvec4 matrix[]; };
+layout(set = 0, binding = 2) readonly buffer Scales { uint scales[]; };
+layout(set = 0, binding = 3) readonly buffer Input { float x[]; };
+layout(set = 0, binding = 4) readonly buffer Norm { float norm[]; };
+layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
+layout(set = 0, binding = 6) buffer Output { float y[]; };
+#include "linear.glsl"
+const uint LANES = 32, REPEAT = 8;
+const uint BYTES = 2;
+const float RANGE = 32512.0; // 127 * 256: the high byte stays in -127..127
+const uint GROUPS = WORDS / 2, GROUP_ITEMS = 8;
+const uint ITEM_COUNT = WORDS * 4, ITEMS = (ITEM_COUNT + THREADS - 1) / THREADS;
+shared uvec4 own_high[WORDS], own_low[WORDS];
+shared float reduction[THREADS];
+#include "transform.glsl"
+uint column_of(uint item, uint j) { return 4 * item + j; }
+void put_item(uint item, uint high, uint low) {
+  own_high[item / 4][item % 4] = high;
+  own_low[item / 4][item % 4] = low;
+}
+#include "quantize_row.glsl"
+
+#ifdef SUBGROUP
+float add_lanes(float value) {
+  UNROLL for (uint i = 1; i < LANES; i <<= 1) value += subgroupShuffleXor(value, i);
+  return value;
+}
+#else
+// In lane 0 at least.
+float add_lanes(float value) {
+  uint thread = gl_LocalInvocationIndex;
+  barrier();
+  reduction[thread] = value;
+  barrier();
+  for (uint step = LANES / 2; step > 0; step >>= 1) {
+    if (thread % LANES < step) reduction[thread] += reduction[thread + step];
+    barrier();
+  }
+  return reduction[thread];
+}
+#endif
+
+// 16 columns of a row.
+float product(uvec4 weights, uvec4 high, uvec4 low) {
+  int sum_high = 0, sum_low = 0;
+  UNROLL for (uint i = 0; i < 4; i++) {
+    sum_high += dotPacked4x8EXT(int(weights[i]), int(high[i]));
+    sum_low += dotPacked4x8EXT(int(weights[i]), int(low[i]));
+  }
+  return float(sum_high * 256 + sum_low);
+}
+
+void main() {
+  uint thread = gl_LocalInvocationIndex, lane = thread % LANES, token = gl_WorkGroupID.y;
+  quantize_row(input_row(token) * push.x_stride, push.columns, push.epsilon);
+  const uint step_rows = THREADS / LANES * REPEAT;
+  for (uint start = gl_WorkGroupID.x * step_rows; start < push.rows; start += gl_NumWorkGroups.x * step_rows) {
+    uint first = start + thread / LANES * REPEAT;
+    float results[REPEAT];
+    UNROLL for (uint i = 0; i < REPEAT; i++) results[i] = 0.0;
+    for (uint j = lane; j < WORDS; j += LANES) {
+      uvec4 weights[REPEAT];
+      uint pairs[REPEAT];
+      UNROLL for (uint i = 0; i < REPEAT; i++) {
+        uint row = min(first + i, push.rows - 1);
+        weights[i] = matrix[row * WORDS + j];
+        pairs[i] = scales[row * (WORDS / 4) + j / 4];
+      }
+      uvec4 high = own_high[j], low = own_low[j];
+      float scale = own_scale(j / 2).x;
+      UNROLL for (uint i = 0; i < REPEAT; i++)
+        results[i] += scale * uintBitsToFloat((j & 2) != 0 ? pairs[i] & 0xffff0000u : pairs[i] << 16) * product(weights[i], high, low);
+    }
+    UNROLL for (uint i = 0; i < REPEAT; i++) {
+      float result = add_lanes(results[i]);
+      if (lane == 0 && first + i < push.rows) store(token, first + i, result * row_factor);
+    }
+  }
+}
