@@ -2,7 +2,7 @@
  *
  *   streams     each part moves a range of the calibration windows and captures it into its own part of the statistics
  *   statistics  each part sums a share of the tokens; statistics_finish adds the sums up on part 0 and copies the result to the others
- *   inputs      exist on every part: factorising once and copying would take longer than factorising everywhere
+ *   inputs      exist on every part, and each factorises for itself: waiting for another's factor would take no less time
  *   work        each part has a range of rows, in whole BPDQ_MULTI_ROWS but for the last; parts that would have none are left out
  *
  * Rows are independent of each other, so results are those of one part alone, to within the order of the sums over tokens. The exception
