@@ -13,6 +13,7 @@ static void destroy(bpdq_backend *backend) {
   if (vulkan->context.device) {
     bpdq_vulkan_uploader_destroy(&vulkan->uploader);
     if (vulkan->context.owns_device) vulkan->context.vk.DeviceWaitIdle(vulkan->context.device);
+    bpdq_vulkan_tuning_destroy(&vulkan->tuning);
     bpdq_vulkan_pipelines_destroy(&vulkan->pipelines);
     if (vulkan->memory.context) bpdq_vulkan_memory_destroy(&vulkan->memory);
     bpdq_vulkan_context_destroy(&vulkan->context);
@@ -95,6 +96,7 @@ static bpdq_status start(bpdq_vulkan *vulkan, const bpdq_backend_options *option
   BPDQ_TRY(bpdq_vulkan_memory_create(&vulkan->memory, &vulkan->context, options->memory_cap, error));
   BPDQ_TRY(bpdq_vulkan_pipelines_create(&vulkan->pipelines, &vulkan->context, options->cache_folder, error));
   bpdq_vulkan_uploader_create(&vulkan->uploader, &vulkan->context, &vulkan->memory, &vulkan->pipelines);
+  BPDQ_TRY(bpdq_vulkan_tuning_create(&vulkan->tuning, &vulkan->context, options->cache_folder, error));
   BPDQ_TRY(bpdq_vulkan_probe(vulkan, error));
   bpdq_device_info *info = &vulkan->backend.info;
   bpdq_vulkan_describe_features(&vulkan->context.features, info->features, sizeof info->features);

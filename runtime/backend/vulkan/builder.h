@@ -48,6 +48,8 @@ typedef struct vulkan_builder {
   vulkan_dispatch *dispatches;
   size_t count, capacity;
   uint64_t scratch_bytes[VULKAN_SCRATCHES];
+  const vulkan_dot_variant *variant; /* for all products of integers, or NULL */
+  bool refused;                      /* a product cannot have it */
 } vulkan_builder;
 
 /* ---- a dispatch's parts ---- */
@@ -73,6 +75,7 @@ bpdq_status bpdq_vulkan_unsupported(const vulkan_builder *builder, const char *w
 
 bpdq_status bpdq_vulkan_add_transform(vulkan_builder *builder, const bpdq_op_transform *op, bpdq_error *error);
 bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear *op, bpdq_error *error);
+vulkan_tuning_key bpdq_vulkan_tuning_key(const bpdq_op_linear *op, bool wide);
 bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_rope_cache *op, bpdq_error *error);
 bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op_attention *op, bpdq_error *error);
 /* Both in one dispatch: for programs of one row, where no other row's key is needed. */

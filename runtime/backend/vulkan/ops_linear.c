@@ -164,6 +164,17 @@ static bpdq_status add_quantize(vulkan_builder *builder, const product *p, bool 
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
 }
 
+vulkan_tuning_key bpdq_vulkan_tuning_key(const bpdq_op_linear *op, bool wide) {
+  const bpdq_weight *weight = op->weight;
+  return (vulkan_tuning_key){.rows = (uint32_t)weight->rows,
+                             .columns = (uint32_t)weight->columns,
+                             .planes = (uint32_t)weight->planes,
+                             .group = (uint32_t)weight->group,
+                             .number = weight->number,
+                             .transform = op->transform.kind,
+                             .wide = wide};
+}
+
 /* How linear_dot.comp is set up for a weight. */
 typedef struct dot_plan {
   vulkan_dot_variant variant;
@@ -201,18 +212,21 @@ static dot_plan try_variant(const vulkan_builder *builder, const product *p, boo
   return plan;
 }
 
-static dot_plan plan_dot(const vulkan_builder *builder, const product *p, bool wide) {
-  size_t count;
-  const vulkan_dot_variant *variants = bpdq_vulkan_dot_variants(&count);
-  int forced = bpdq_vulkan_forced_variant();
-  if (forced >= 0 && (size_t)forced < count) {
-    dot_plan plan = try_variant(builder, p, wide, &variants[forced]);
-    if (plan.part_blocks) return plan;
-  }
+static dot_plan plan_dot(vulkan_builder *builder, const product *p, bool wide) {
+  const bpdq_weight *weight = p->weight;
   int64_t tokens = p->last ? 1 : builder->program->max_tokens;
-  vulkan_dot_shape shape = {p->weight->rows, p->weight->blocks, tokens, p->transform, builder->vulkan->context.is_cpu};
-  vulkan_dot_variant usual = bpdq_vulkan_usual_variant(&shape);
-  dot_plan plan = try_variant(builder, p, wide, &usual);
+  vulkan_dot_shape shape = {weight->rows, weight->blocks, tokens, p->transform, builder->vulkan->context.is_cpu};
+  vulkan_tuning_key key = bpdq_vulkan_tuning_key(p->op, wide);
+  vulkan_dot_variant variant;
+  if (builder->variant)
+    variant = *builder->variant;
+  else if (!bpdq_vulkan_forced_variant(&variant) && (tokens > 1 || !bpdq_vulkan_tuning_find(&builder->vulkan->tuning, &key, &variant)))
+    variant = bpdq_vulkan_usual_variant(&shape);
+  dot_plan plan = try_variant(builder, p, wide, &variant);
+  if (plan.part_blocks) return plan;
+  builder->refused = true;
+  variant = bpdq_vulkan_usual_variant(&shape);
+  plan = try_variant(builder, p, wide, &variant);
   if (plan.part_blocks) return plan;
   return try_variant(builder, p, wide, &(vulkan_dot_variant){.threads = 128, .slices = 1, .ahead = 1, .parts = 1});
 }

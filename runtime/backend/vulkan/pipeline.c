@@ -1,9 +1,9 @@
 #include "backend/vulkan/pipeline.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/vulkan/cache_file.h"
 #include "core/checked.h"
 #include "shader_table.h" /* generated: every shader's code, and the list of them */
 
@@ -24,17 +24,6 @@ const vulkan_shader *bpdq_vulkan_shader(const char *name) {
 }
 
 /* ---- the cache file ---- */
-
-/* One file per device and driver version: the driver rejects foreign data, but some crash on it, so that it is never offered. */
-static char *make_cache_path(const vulkan_context *context, const char *folder) {
-  char name[128];
-  size_t used = (size_t)snprintf(name, sizeof name, "vulkan-");
-  for (uint32_t i = 0; i < VK_UUID_SIZE; i++) used += (size_t)snprintf(name + used, sizeof name - used, "%02x", context->driver_uuid[i]);
-  used += (size_t)snprintf(name + used, sizeof name - used, "-%08x%08x%08x", context->properties.vendorID, context->properties.deviceID,
-                           context->properties.driverVersion);
-  snprintf(name + used, sizeof name - used, ".pipelines");
-  return bpdq_path_join(folder, name);
-}
 
 /* The header that every driver's cache data starts with (Vulkan specification, VkPipelineCacheHeaderVersionOne). */
 static bool is_own_cache(const vulkan_context *context, const char *data, size_t size) {
@@ -59,28 +48,14 @@ static bpdq_status open_cache(vulkan_pipelines *pipelines, bpdq_error *error) {
   return bpdq_vulkan_result(context, result, "creating the pipeline cache", error);
 }
 
-/* A cache that cannot be written costs start-up time, nothing else: it is worth a log line, not an error. */
-static void save_cache(vulkan_pipelines *pipelines, const char *folder) {
+static void save_cache(vulkan_pipelines *pipelines) {
   const vulkan_context *context = pipelines->context;
-  bpdq_error error = {0};
   size_t size = 0;
   if (context->vk.GetPipelineCacheData(context->device, pipelines->cache, &size, NULL) != VK_SUCCESS || !size) return;
   char *data = malloc(size);
   if (!data) return;
-  bpdq_output_file *file = NULL;
-  bpdq_status status = BPDQ_OK;
-  if (context->vk.GetPipelineCacheData(context->device, pipelines->cache, &size, data) == VK_SUCCESS) {
-    status = bpdq_make_folder(folder, &error);
-    if (status == BPDQ_OK) status = bpdq_output_open(pipelines->cache_path, &file, &error);
-    if (status == BPDQ_OK) {
-      status = bpdq_output_write(file, data, size, &error);
-      if (status == BPDQ_OK)
-        status = bpdq_output_commit(file, &error);
-      else
-        bpdq_output_discard(file);
-    }
-  }
-  if (status != BPDQ_OK) bpdq_log_warning(&context->log, "vulkan: the pipeline cache was not written: %s", error.message);
+  if (context->vk.GetPipelineCacheData(context->device, pipelines->cache, &size, data) == VK_SUCCESS)
+    bpdq_vulkan_cache_write(context, pipelines->cache_path, "the pipeline cache", data, size);
   free(data);
 }
 
@@ -112,7 +87,7 @@ bpdq_status bpdq_vulkan_pipelines_create(vulkan_pipelines *pipelines, vulkan_con
   pipelines->context = context;
   pipelines->mutex = bpdq_mutex_create();
   if (!pipelines->mutex) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
-  if (cache_folder) pipelines->cache_path = make_cache_path(context, cache_folder);
+  if (cache_folder) pipelines->cache_path = bpdq_vulkan_cache_path(context, cache_folder, context->driver_uuid, "pipelines");
   BPDQ_TRY(create_layouts(pipelines, error));
   return open_cache(pipelines, error);
 }
@@ -120,19 +95,7 @@ bpdq_status bpdq_vulkan_pipelines_create(vulkan_pipelines *pipelines, vulkan_con
 void bpdq_vulkan_pipelines_destroy(vulkan_pipelines *pipelines) {
   vulkan_context *context = pipelines->context;
   if (!context) return;
-  if (pipelines->cache_path && pipelines->cache_grew) {
-    char *slash = strrchr(pipelines->cache_path, '/');
-    if (slash) {
-      size_t length = (size_t)(slash - pipelines->cache_path);
-      char *folder = malloc(length + 1);
-      if (folder) {
-        memcpy(folder, pipelines->cache_path, length);
-        folder[length] = 0;
-        save_cache(pipelines, folder);
-        free(folder);
-      }
-    }
-  }
+  if (pipelines->cache_path && pipelines->cache_grew) save_cache(pipelines);
   for (vulkan_pipeline_entry *entry = pipelines->entries, *next; entry; entry = next) {
     next = entry->next;
     context->vk.DestroyPipeline(context->device, entry->pipeline, NULL);

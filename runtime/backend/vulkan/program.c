@@ -164,21 +164,16 @@ static bpdq_status build(vulkan_builder *builder, bpdq_executable *executable, b
   return BPDQ_OK;
 }
 
-bpdq_status bpdq_vulkan_compile(bpdq_vulkan *vulkan, bpdq_state *state, const bpdq_program *program, bpdq_executable **result,
-                                bpdq_error *error) {
-  *result = NULL;
-  if (program->max_tokens < 1 || program->max_tokens > 65535)
-    return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "vulkan: %lld tokens per run; 1 to 65535 are supported",
-                     (long long)program->max_tokens);
+static bpdq_status compile(vulkan_builder *builder, bpdq_executable **result, bpdq_error *error) {
+  bpdq_vulkan *vulkan = builder->vulkan;
   bpdq_executable *executable = calloc(1, sizeof *executable);
   if (!executable) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
   executable->vulkan = vulkan;
-  executable->state = state;
-  executable->max_tokens = program->max_tokens;
-  vulkan_builder builder = {.vulkan = vulkan, .state = state, .program = program};
-  bpdq_status status = build(&builder, executable, error);
-  executable->dispatches = builder.dispatches;
-  executable->count = builder.count;
+  executable->state = builder->state;
+  executable->max_tokens = builder->program->max_tokens;
+  bpdq_status status = build(builder, executable, error);
+  executable->dispatches = builder->dispatches;
+  executable->count = builder->count;
   if (status == BPDQ_OK) status = bpdq_vulkan_commands_create(&vulkan->context, &executable->commands, error);
   if (status == BPDQ_OK) status = record(executable, error);
   if (status == BPDQ_OK)
@@ -186,6 +181,25 @@ bpdq_status bpdq_vulkan_compile(bpdq_vulkan *vulkan, bpdq_state *state, const bp
   else
     bpdq_vulkan_executable_destroy(vulkan, executable);
   return status;
+}
+
+bpdq_status bpdq_vulkan_compile(bpdq_vulkan *vulkan, bpdq_state *state, const bpdq_program *program, bpdq_executable **executable,
+                                bpdq_error *error) {
+  *executable = NULL;
+  if (program->max_tokens < 1 || program->max_tokens > 65535)
+    return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "vulkan: %lld tokens per run; 1 to 65535 are supported",
+                     (long long)program->max_tokens);
+  BPDQ_TRY(bpdq_vulkan_tune(vulkan, program, error));
+  return compile(&(vulkan_builder){.vulkan = vulkan, .state = state, .program = program}, executable, error);
+}
+
+bpdq_status bpdq_vulkan_compile_variant(bpdq_vulkan *vulkan, bpdq_state *state, const bpdq_program *program,
+                                        const vulkan_dot_variant *variant, bool *suits, bpdq_executable **executable, bpdq_error *error) {
+  *executable = NULL;
+  vulkan_builder builder = {.vulkan = vulkan, .state = state, .program = program, .variant = variant};
+  BPDQ_TRY(compile(&builder, executable, error));
+  *suits = !builder.refused;
+  return BPDQ_OK;
 }
 
 void bpdq_vulkan_executable_destroy(bpdq_vulkan *vulkan, bpdq_executable *executable) {

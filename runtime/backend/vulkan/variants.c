@@ -16,12 +16,14 @@ const vulkan_dot_variant *bpdq_vulkan_dot_variants(size_t *count) {
   return variants;
 }
 
-int bpdq_vulkan_forced_variant(void) {
+bool bpdq_vulkan_forced_variant(vulkan_dot_variant *variant) {
   const char *text = getenv("BPDQ_VULKAN_VARIANT");
-  if (!text || !*text) return -1;
+  if (!text || !*text) return false;
   char *end;
-  long index = strtol(text, &end, 10);
-  return *end || index < 0 || index > 1000 ? -1 : (int)index;
+  unsigned long index = strtoul(text, &end, 10);
+  if (*end || index >= sizeof variants / sizeof *variants) return false;
+  *variant = variants[index];
+  return true;
 }
 
 /* Few rows are spread over many threads each, so that small matrices fill the device too; one thread reads at least one block. */

@@ -15,8 +15,8 @@ typedef struct vulkan_dot_variant {
 /* Every variant that is worth a measurement. */
 const vulkan_dot_variant *bpdq_vulkan_dot_variants(size_t *count);
 
-/* The index in BPDQ_VULKAN_VARIANT, or -1: tests and measurements force one variant wherever it is possible. */
-int bpdq_vulkan_forced_variant(void);
+/* The variant whose index is in BPDQ_VULKAN_VARIANT: tests and measurements force one wherever it is possible. */
+bool bpdq_vulkan_forced_variant(vulkan_dot_variant *variant);
 
 typedef struct vulkan_dot_shape {
   int64_t rows, blocks; /* of the weight */

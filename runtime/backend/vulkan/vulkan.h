@@ -2,6 +2,7 @@
 #ifndef BPDQ_VULKAN_VULKAN_H
 #define BPDQ_VULKAN_VULKAN_H
 
+#include "backend/vulkan/tuning.h"
 #include "backend/vulkan/weight.h"
 
 typedef struct bpdq_vulkan {
@@ -10,6 +11,7 @@ typedef struct bpdq_vulkan {
   vulkan_memory memory;
   vulkan_pipelines pipelines;
   vulkan_uploader uploader;
+  vulkan_tuning tuning;
 } bpdq_vulkan;
 
 typedef struct vulkan_tensor {
@@ -37,12 +39,18 @@ bpdq_status bpdq_vulkan_tensor_read(bpdq_state *state, bpdq_tensor tensor, int64
 /* program.c: compile and run */
 bpdq_status bpdq_vulkan_compile(bpdq_vulkan *vulkan, bpdq_state *state, const bpdq_program *program, bpdq_executable **executable,
                                 bpdq_error *error);
+/* The same with one variant for every product of integers, whatever was measured; *suits becomes false where a product cannot have it. */
+bpdq_status bpdq_vulkan_compile_variant(bpdq_vulkan *vulkan, bpdq_state *state, const bpdq_program *program,
+                                        const vulkan_dot_variant *variant, bool *suits, bpdq_executable **executable, bpdq_error *error);
 void bpdq_vulkan_executable_destroy(bpdq_vulkan *vulkan, bpdq_executable *executable);
 bpdq_status bpdq_vulkan_run(bpdq_executable *executable, const bpdq_run *run, bpdq_error *error);
 bpdq_vulkan *bpdq_vulkan_of_executable(const bpdq_executable *executable);
 
 /* bandwidth.c */
 bpdq_status bpdq_vulkan_measure_bandwidth(bpdq_vulkan *vulkan, double *bytes_per_second, bpdq_error *error);
+
+/* tune.c: chooses variants for the products of a program of one row that were not measured on this device before. */
+bpdq_status bpdq_vulkan_tune(bpdq_vulkan *vulkan, const bpdq_program *program, bpdq_error *error);
 
 /* probe.c: runs a known-answer check of each optional path and switches off what fails, by name in the log. */
 bpdq_status bpdq_vulkan_probe(bpdq_vulkan *vulkan, bpdq_error *error);
