@@ -92,10 +92,11 @@ static bpdq_status try_planes(finder *f, const bpdq_inputs *inputs, int64_t laye
   bpdq_work_desc desc = {.name = source->name, .rows = source->rows, .planes = planes, .weight = source->weight};
   bpdq_work *work;
   bpdq_layer_result result = {0};
+  bpdq_quantize_seconds seconds = {0};
   float *weight = NULL;
   BPDQ_TRY(f->algebra->work_create(f->algebra, inputs, &desc, &work, error));
   bpdq_status status;
-  BPDQ_TRY_GOTO(bpdq_method_bpdq.run(f->algebra, work, &f->quick, error), done);
+  BPDQ_TRY_GOTO(bpdq_method_bpdq.run(f->algebra, work, &f->quick, &seconds, error), done);
   BPDQ_TRY_GOTO(f->algebra->objective(f->algebra, work, objective, NULL, NULL, error), done);
   if (!divergence) goto done;
   BPDQ_TRY_GOTO(f->algebra->result(f->algebra, work, &result, error), done);

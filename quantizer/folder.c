@@ -52,6 +52,7 @@ static bpdq_status count_report(run *r, const bpdq_layer_report *report, json_t 
   r->summary.linears++;
   r->summary.quantized_weights += (uint64_t)(report->rows * report->columns);
   r->bits += weights * report->bits_per_weight;
+  bpdq_seconds_add(&r->summary.parts, &report->parts);
   json_t *object = bpdq_layer_report_json(report);
   if (!object || json_array_append(r->layers, object) || (reports && json_array_append(reports, object))) {
     json_decref(object);
@@ -70,7 +71,9 @@ static bpdq_status quantize_stage(run *r, int64_t layer, bpdq_stage stage, const
   desc.factor = desc.factor || (o->compare_gptq && r->method->calibrated);
   bpdq_inputs *inputs;
   bpdq_inputs_info info;
+  bpdq_clock clock = bpdq_clock_start(r->algebra);
   BPDQ_TRY(r->algebra->inputs_create(r->algebra, statistics, &desc, &inputs, &info, error));
+  bpdq_clock_add(&clock, &r->summary.parts.factor);
   if (info.damping > o->damping + 1e-9)
     bpdq_log_warning(&r->log, "%s: damping was raised to %.2f to factorise the Hessian", block->linears[STAGES[stage].first].name,
                      info.damping);
@@ -83,7 +86,9 @@ static bpdq_status quantize_stage(run *r, int64_t layer, bpdq_stage stage, const
     report.calibration_tokens = r->streams ? bpdq_streams_tokens(r->streams) : 0;
     status = bpdq_quantize_linear(r->algebra, inputs, &info, &job, o, &results[i], &report, error);
     if (status != BPDQ_OK) break;
+    clock = bpdq_clock_start(r->algebra);
     bpdq_dequantize_result(&results[i], linear->weight);
+    bpdq_clock_add(&clock, &report.parts.result);
     status = count_report(r, &report, reports, error);
     if (status == BPDQ_OK) status = advance(r, 1, error);
   }
@@ -117,7 +122,9 @@ static bpdq_status run_stage(run *r, int64_t layer, bpdq_stage stage, const bpdq
   r->summary.forward_seconds += seconds_since(begin);
   BPDQ_TRY_GOTO(advance(r, 1, error), done);
   begin = bpdq_monotonic_nanoseconds();
+  bpdq_clock clock = bpdq_clock_start(r->algebra);
   BPDQ_TRY_GOTO(r->algebra->statistics_finish(r->algebra, statistics, error), done);
+  bpdq_clock_add(&clock, &r->summary.parts.factor);
   BPDQ_TRY_GOTO(quantize_stage(r, layer, stage, statistics, block, results, reports, error), done);
   r->summary.algorithm_seconds += seconds_since(begin);
 done:
@@ -206,6 +213,7 @@ static bool needs_next(const run *r, int64_t layer) {
 
 static bpdq_status quantize_block(run *r, int64_t layer, bpdq_error *error) {
   bpdq_block dense, block;
+  bpdq_clock clock = bpdq_clock_start(r->algebra);
   BPDQ_TRY(bpdq_block_load(&r->checkpoint, layer, &dense, error));
   bpdq_status status = bpdq_block_copy(&r->checkpoint.config, &dense, &block, error);
   if (status != BPDQ_OK) {
@@ -214,13 +222,16 @@ static bpdq_status quantize_block(run *r, int64_t layer, bpdq_error *error) {
   }
   bpdq_layer_result results[BPDQ_LINEARS] = {0};
   json_t *reports = json_array();
+  bpdq_clock_add(&clock, &r->summary.parts.load);
   if (!reports) {
     status = out_of_memory(error);
     goto done;
   }
   for (bpdq_stage stage = 0; stage < BPDQ_STAGES; stage++)
     BPDQ_TRY_GOTO(run_stage(r, layer, stage, &dense, &block, results, reports, error), done);
+  clock = bpdq_clock_start(r->algebra);
   BPDQ_TRY_GOTO(write_block(r, layer, results, reports, error), done);
+  bpdq_clock_add(&clock, &r->summary.parts.write);
   if (needs_next(r, layer)) status = r->streams->finish_block(r->streams, &block, error);
 done:
   json_decref(reports);
@@ -435,6 +446,7 @@ static bpdq_status prepare(run *r, const char *source, const char *destination, 
   json_decref(settings);
   if (status != BPDQ_OK || *complete) return status;
   BPDQ_TRY(bpdq_algebra_create(o->algebra, o->threads, &r->algebra, error));
+  if (o->device_memory > 0 && r->algebra->limit_memory) r->algebra->limit_memory(r->algebra, (uint64_t)o->device_memory);
   if (o->bits > 0) BPDQ_TRY(make_plan(r, error));
   if (r->method->calibrated) {
     bool dense_target = r->method->dense_stream && o->recipe.dense_target,
@@ -454,6 +466,11 @@ static bpdq_status finish(run *r, const char *source, uint64_t begin, bpdq_error
   s->bits_per_weight = r->bits / (double)s->quantized_weights;
   s->seconds = seconds_since(begin);
   s->peak_host_bytes = bpdq_process_peak_memory();
+  if (r->algebra->peak_memory) s->peak_device_bytes = r->algebra->peak_memory(r->algebra);
+  if (r->streams) {
+    s->parts.forward = r->streams->forward_seconds;
+    s->parts.statistics = r->streams->statistics_seconds;
+  }
   json_t *quantization = bpdq_quantization_json(&r->checkpoint, r->options, r->planes, r->options->head_bits > 0);
   json_t *report = bpdq_report_json(r->options, s, r->layers);
   bpdq_status status =

@@ -4,7 +4,6 @@
 
 #include "core/checked.h"
 #include "core/half.h"
-#include "core/platform.h"
 #include "method.h"
 
 const bpdq_method *bpdq_method_of(bpdq_quantize_method method) {
@@ -56,7 +55,8 @@ bpdq_status bpdq_quantize_linear(bpdq_algebra *algebra, const bpdq_inputs *input
                                  const bpdq_quantize_options *options, bpdq_layer_result *result, bpdq_layer_report *report,
                                  bpdq_error *error) {
   const bpdq_method *method = bpdq_method_of(options->method);
-  uint64_t begin = bpdq_monotonic_nanoseconds();
+  bpdq_quantize_seconds *parts = &report->parts;
+  bpdq_clock clock = bpdq_clock_start(algebra);
   bpdq_work_desc desc = {.name = job->name,
                          .rows = job->rows,
                          .planes = job->planes,
@@ -71,17 +71,21 @@ bpdq_status bpdq_quantize_linear(bpdq_algebra *algebra, const bpdq_inputs *input
   report->objective_gptq = NAN;
   bpdq_work *work;
   BPDQ_TRY(algebra->work_create(algebra, inputs, &desc, &work, error));
+  bpdq_clock_add(&clock, &parts->target);
   bpdq_status status;
-  BPDQ_TRY_GOTO(method->run(algebra, work, options, error), done);
+  BPDQ_TRY_GOTO(method->run(algebra, work, options, parts, error), done);
+  clock = bpdq_clock_start(algebra);
   BPDQ_TRY_GOTO(algebra->result(algebra, work, result, error), done);
+  bpdq_clock_add(&clock, &parts->result);
   report->columns = result->columns;
   report->group = result->group;
   report->bits_per_weight = bpdq_bits_per_weight(result->columns, result->planes, result->group);
-  report->seconds = (double)(bpdq_monotonic_nanoseconds() - begin) * 1e-9;
+  report->seconds = parts->target + parts->walk + parts->sweeps + parts->refits + parts->result;
   bool own_target = desc.use_cross || desc.use_residual; /* else T is W */
   BPDQ_TRY_GOTO(algebra->objective(algebra, work, &report->objective, own_target ? &report->objective_target : NULL, NULL, error), done);
   if (!own_target) report->objective_target = report->objective;
   BPDQ_TRY_GOTO(compare_uniform(algebra, inputs, &desc, options->compare_gptq && method->factor, report, error), done);
+  bpdq_clock_add(&clock, &parts->objectives);
 done:
   if (status != BPDQ_OK) bpdq_layer_result_free(result);
   algebra->work_destroy(algebra, work);

@@ -2,6 +2,7 @@
 #ifndef BPDQ_QUANTIZER_METHOD_H
 #define BPDQ_QUANTIZER_METHOD_H
 
+#include "clock.h"
 #include "linalg.h"
 #include "options.h"
 
@@ -10,7 +11,9 @@ typedef struct bpdq_method {
   bool factor, metric; /* what bpdq_inputs must hold */
   bool reference_dead; /* dead columns as the published code treats them */
   bool dense_stream;   /* uses C and R where the recipe asks for them */
-  bpdq_status (*run)(bpdq_algebra *algebra, bpdq_work *work, const bpdq_quantize_options *options, bpdq_error *error);
+  /* Adds the time of its steps to `seconds`. */
+  bpdq_status (*run)(bpdq_algebra *algebra, bpdq_work *work, const bpdq_quantize_options *options, bpdq_quantize_seconds *seconds,
+                     bpdq_error *error);
 } bpdq_method;
 
 extern const bpdq_method bpdq_method_rtn, bpdq_method_gptq, bpdq_method_reference, bpdq_method_bpdq;

@@ -2,9 +2,13 @@
  * at the very end. */
 #include "method.h"
 
-static bpdq_status run(bpdq_algebra *algebra, bpdq_work *work, const bpdq_quantize_options *options, bpdq_error *error) {
+static bpdq_status run(bpdq_algebra *algebra, bpdq_work *work, const bpdq_quantize_options *options, bpdq_quantize_seconds *seconds,
+                       bpdq_error *error) {
   bpdq_walk_options walk = {.starts = BPDQ_START_MSB, .iterations = options->iterations, .alpha = options->alpha};
-  return algebra->walk(algebra, work, &walk, error);
+  bpdq_clock clock = bpdq_clock_start(algebra);
+  bpdq_status status = algebra->walk(algebra, work, &walk, error);
+  bpdq_clock_add(&clock, &seconds->walk);
+  return status;
 }
 
 const bpdq_method bpdq_method_reference = {.calibrated = true, .factor = true, .reference_dead = true, .run = run};

@@ -9,13 +9,43 @@
 
 static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 
+/* ---- where the time goes ---- */
+
+typedef struct seconds_part {
+  const char *name;
+  size_t offset;
+} seconds_part;
+
+#define PART(name) \
+  { #name, offsetof(bpdq_quantize_seconds, name) }
+static const seconds_part PARTS[] = {PART(load),   PART(forward), PART(statistics), PART(factor), PART(target), PART(walk),
+                                     PART(sweeps), PART(refits),  PART(objectives), PART(result), PART(write)};
+enum { PART_COUNT = sizeof PARTS / sizeof *PARTS };
+#undef PART
+
+void bpdq_seconds_add(bpdq_quantize_seconds *total, const bpdq_quantize_seconds *seconds) {
+  for (int i = 0; i < PART_COUNT; i++)
+    *(double *)(void *)((char *)total + PARTS[i].offset) += *(const double *)(const void *)((const char *)seconds + PARTS[i].offset);
+}
+
+json_t *bpdq_seconds_json(const bpdq_quantize_seconds *seconds) {
+  json_t *object = json_object();
+  for (int i = 0; object && i < PART_COUNT; i++) {
+    double value = *(const double *)(const void *)((const char *)seconds + PARTS[i].offset);
+    if (value > 0) json_object_set_new(object, PARTS[i].name, number(value));
+  }
+  return object;
+}
+
+/* ---- reports ---- */
+
 json_t *bpdq_layer_report_json(const bpdq_layer_report *r) {
-  return json_pack("{ss sI sI si si so so so so so so so sI sI so}", "name", r->name, "rows", (json_int_t)r->rows, "columns",
+  return json_pack("{ss sI sI si si so so so so so so so sI sI so so}", "name", r->name, "rows", (json_int_t)r->rows, "columns",
                    (json_int_t)r->columns, "planes", r->planes, "group", r->group, "bits_per_weight", number(r->bits_per_weight),
                    "objective", number(r->objective), "objective_target", number(r->objective_target), "objective_zero",
                    number(r->objective_zero), "objective_rtn", number(r->objective_rtn), "objective_gptq", number(r->objective_gptq),
                    "damping", number(r->damping), "dead_columns", (json_int_t)r->dead_columns, "calibration_tokens",
-                   (json_int_t)r->calibration_tokens, "seconds", number(r->seconds));
+                   (json_int_t)r->calibration_tokens, "seconds", number(r->seconds), "parts", bpdq_seconds_json(&r->parts));
 }
 
 static double read_number(const json_t *object, const char *key) {
@@ -44,11 +74,12 @@ void bpdq_layer_report_read(const json_t *object, bpdq_layer_report *r) {
 }
 
 json_t *bpdq_report_json(const bpdq_quantize_options *options, const bpdq_quantize_summary *s, json_t *layers) {
-  return json_pack("{ss sI sI so sI sI sI sI so so so sI sO}", "method", bpdq_quantize_method_name(options->method), "linears",
+  return json_pack("{ss sI sI so sI sI sI sI sI so so so so sI sO}", "method", bpdq_quantize_method_name(options->method), "linears",
                    (json_int_t)s->linears, "quantized_weights", (json_int_t)s->quantized_weights, "bits_per_weight",
                    number(s->bits_per_weight), "source_bytes", (json_int_t)s->source_bytes, "written_bytes", (json_int_t)s->written_bytes,
-                   "calibration_tokens", (json_int_t)s->calibration_tokens, "peak_host_bytes", (json_int_t)s->peak_host_bytes, "seconds",
-                   number(s->seconds), "forward_seconds", number(s->forward_seconds), "algorithm_seconds", number(s->algorithm_seconds),
+                   "calibration_tokens", (json_int_t)s->calibration_tokens, "peak_host_bytes", (json_int_t)s->peak_host_bytes,
+                   "peak_device_bytes", (json_int_t)s->peak_device_bytes, "seconds", number(s->seconds), "forward_seconds",
+                   number(s->forward_seconds), "algorithm_seconds", number(s->algorithm_seconds), "parts", bpdq_seconds_json(&s->parts),
                    "resumed_blocks", (json_int_t)s->resumed_blocks, "layers", layers);
 }
 

@@ -23,4 +23,9 @@ json_t *bpdq_settings_json(const char *source, const bpdq_checkpoint *checkpoint
  * options->planes become `dynamic` overrides. */
 json_t *bpdq_quantization_json(const bpdq_checkpoint *checkpoint, const bpdq_quantize_options *options, const uint8_t *planes, bool head);
 
+/* total += seconds, part by part. */
+void bpdq_seconds_add(bpdq_quantize_seconds *total, const bpdq_quantize_seconds *seconds);
+/* {"load": 1.5, ...}; parts that are 0 are left out. */
+json_t *bpdq_seconds_json(const bpdq_quantize_seconds *seconds);
+
 #endif

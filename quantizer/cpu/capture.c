@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "clock.h"
 #include "core/checked.h"
 #include "core/platform.h"
 #include "cpu/cpu_algebra.h"
@@ -174,16 +175,19 @@ static void finish_window(void *context, int64_t index, int thread) {
 /* Runs one stage over all windows; statistics may be NULL. */
 static bpdq_status run_stage(pass *p, bpdq_statistics *statistics, bpdq_error *error) {
   cpu_streams *s = p->streams;
+  bpdq_clock clock = bpdq_clock_start(s->algebra);
   for (p->first = 0; p->first < s->windows; p->first += s->threads) {
     BPDQ_TRY(bpdq_streams_check_cancelled(&s->base, error));
     int64_t count = s->windows - p->first < s->threads ? s->windows - p->first : s->threads;
     bpdq_pool_run(s->pool, count, capture_window, p);
+    bpdq_clock_add(&clock, &s->base.forward_seconds);
     for (int64_t i = 0; i < count && statistics; i++) {
       const float *dense = s->dense ? s->dense_inputs + i * s->length * s->widest : NULL;
       const float *outputs = s->dense && bpdq_stage_closes(p->stage) ? s->outputs + i * s->length * s->hidden : NULL;
       BPDQ_TRY(
           s->algebra->statistics_add(s->algebra, statistics, input_place(p, p->first + i, p->stage), dense, outputs, s->length, error));
     }
+    bpdq_clock_add(&clock, &s->base.statistics_seconds);
   }
   return BPDQ_OK;
 }
@@ -203,7 +207,9 @@ static bpdq_status capture_head(bpdq_streams *streams, const float *norm, bpdq_s
 static bpdq_status finish_block(bpdq_streams *streams, const bpdq_block *quantized, bpdq_error *error) {
   pass p = {.streams = (cpu_streams *)streams, .quantized = quantized};
   BPDQ_TRY(bpdq_streams_check_cancelled(streams, error));
+  bpdq_clock clock = bpdq_clock_start(p.streams->algebra);
   bpdq_pool_run(p.streams->pool, p.streams->windows, finish_window, &p);
+  bpdq_clock_add(&clock, &streams->forward_seconds);
   return BPDQ_OK;
 }
 

@@ -47,6 +47,18 @@ typedef struct bpdq_recipe {
   double target_damping;   /* lambda of T and Hd as a share of mean diag H; default 0.01 */
 } bpdq_recipe;
 
+/* Where the time goes, in seconds. With several devices, of the one that took longest. */
+typedef struct bpdq_quantize_seconds {
+  double load;       /* weights from the source's files */
+  double forward;    /* calibration windows through the blocks, with the weights' way to the device */
+  double statistics; /* sums of H, C and R */
+  double factor;     /* H finished, ordered and factorised */
+  double target, walk, sweeps, refits;
+  double objectives; /* of the report, with the uniform grids that it compares with */
+  double result;     /* planes back to the host, and the weights that they stand for */
+  double write;      /* packing and writing shards */
+} bpdq_quantize_seconds;
+
 /* What is known of a linear layer once it is quantized. Objectives are tr((W-Q) H (W-Q)^T) with the undamped H and coefficients rounded as
  * stored; NAN where not computed. With dense or residual targets the objective against W is not what is minimised and may rise. */
 typedef struct bpdq_layer_report {
@@ -63,6 +75,7 @@ typedef struct bpdq_layer_report {
   int64_t dead_columns;             /* columns that no calibration token excites */
   int64_t calibration_tokens;       /* tokens behind H; 0 for single-layer files */
   double seconds;                   /* of the algorithm alone, without forward passes */
+  bpdq_quantize_seconds parts;      /* of this linear: from `target` to `result` */
   int64_t layer_index, layer_count; /* 0-based place of this linear among all that are quantized */
 } bpdq_layer_report;
 
@@ -73,9 +86,11 @@ typedef struct bpdq_quantize_summary {
   uint64_t source_bytes;      /* tensor bytes of the dense model */
   uint64_t written_bytes;     /* tensor bytes of the checkpoint */
   int64_t calibration_tokens;
-  uint64_t peak_host_bytes; /* peak resident memory of the process */
+  uint64_t peak_host_bytes;   /* peak resident memory of the process */
+  uint64_t peak_device_bytes; /* most that was allocated on a device at a time; 0 on the CPU */
   double seconds, forward_seconds, algorithm_seconds;
-  int64_t resumed_blocks; /* decoder blocks taken over from an interrupted run */
+  bpdq_quantize_seconds parts; /* of this call, without resumed blocks but for their forward passes */
+  int64_t resumed_blocks;      /* decoder blocks taken over from an interrupted run */
 } bpdq_quantize_summary;
 
 typedef void (*bpdq_layer_callback)(void *user, const bpdq_layer_report *report);
@@ -103,11 +118,12 @@ typedef struct bpdq_quantize_options {
 
   bpdq_recipe recipe; /* bpdq only */
 
-  const char *algebra; /* "cpu" (default), "cuda" or "cuda:N" (device N), or several that share the work: "cuda:0+cuda:1" */
-  int threads;         /* 0: one per core */
-  bool compare_gptq;   /* also run GPTQ on each layer, for the report */
-  bool resume;         /* go on with the interrupted run that left DST.partial behind; without one start anew */
-  bool overwrite;      /* replace an existing output folder; default false: refuse */
+  const char *algebra;  /* "cpu" (default), "cuda" or "cuda:N" (device N), or several that share the work: "cuda:0+cuda:1" */
+  int threads;          /* 0: one per core */
+  double device_memory; /* bytes that may be taken of a device's memory; 0 (default): all */
+  bool compare_gptq;    /* also run GPTQ on each layer, for the report */
+  bool resume;          /* go on with the interrupted run that left DST.partial behind; without one start anew */
+  bool overwrite;       /* replace an existing output folder; default false: refuse */
 
   bpdq_progress_callback progress; /* fraction of the whole work; return false to stop */
   void *progress_user;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blocks.h"
 #include "core/checked.h"
 #include "core/platform.h"
 #include "method.h"
@@ -190,7 +191,33 @@ static void print_peak(void) {
     printf("peak of device memory %.2f GiB\n", (double)peak / (1 << 30));
 }
 
+static const char *argument(int count, char **arguments, int index, const char *absent) {
+  return count > index ? arguments[index] : absent;
+}
+
+/* blocks 7b|72b [BLOCKS [DEVICE_GIB [FOLDER [SCALE [WINDOWS [ALGEBRA]]]]]] */
+static int bench_blocks(int count, char **arguments) {
+  const model *m = strcmp(argument(count, arguments, 2, "7b"), "72b") ? &MODELS[0] : &MODELS[1];
+  int64_t scale = atoll(argument(count, arguments, 6, "1")), head_dim = 128;
+  if (scale < 1) scale = 1;
+  while (m->heads / scale < 2 * head_dim && head_dim > 2) head_dim /= 2;
+  bpdq_bench_shape shape = {.blocks = atoi(argument(count, arguments, 3, "1")),
+                            .model_blocks = m->blocks,
+                            .hidden = m->hidden / scale / head_dim * head_dim,
+                            .heads = m->heads / scale / head_dim * head_dim,
+                            .middle = m->middle / scale,
+                            .head_dim = head_dim,
+                            .windows = atoll(argument(count, arguments, 7, "128")),
+                            .length = 2048,
+                            .device_memory = atof(argument(count, arguments, 4, "0")) * (1 << 30)};
+  bpdq_error error = {0};
+  if (bpdq_bench_blocks(&shape, argument(count, arguments, 5, "."), argument(count, arguments, 8, "cuda"), &error) == BPDQ_OK) return 0;
+  fprintf(stderr, "bpdq-quantizer-bench: %s\n", error.message);
+  return 1;
+}
+
 int main(int count, char **arguments) {
+  if (count > 1 && !strcmp(arguments[1], "blocks")) return bench_blocks(count, arguments);
   const model *m = count > 1 && !strcmp(arguments[1], "72b") ? &MODELS[1] : &MODELS[0];
   int64_t scale = count > 2 ? atoll(arguments[2]) : 1;
   bench b = {.seed = 88172645463325252u};
