@@ -57,7 +57,7 @@ static void collect_warnings(void *user, bpdq_log_level level, const char *line)
 /* A shorter text than asked for is used as far as it goes, and the log says so. */
 static void short_calibration_is_stretched(void **unused) {
   (void)unused;
-  char path[512], warnings[1000] = "", ids[40 * 4] = "";
+  char path[512], warnings[1000] = "", ids[40 * 4 + 1] = "";
   for (int i = 0; i < 40; i++) sprintf(ids + strlen(ids), "%d ", i * 7 % VOCAB);
   bpdq_quantize_options options = options_with("forty.ids", ids, strlen(ids), path);
   options.method = BPDQ_METHOD_GPTQ;
@@ -152,7 +152,7 @@ static void weights_that_are_not_finite(void **unused) {
     bpdq_quantize_options options = small_options(path);
     make_changed("changed", cases[i].tensor, cases[i].change);
     if (i == 3) { /* the middle of the embedding */
-      char ids[64 * 4] = "";
+      char ids[64 * 4 + 1] = "";
       for (int j = 0; j < 64; j++) strcat(ids, "150 ");
       options = options_with("middle.ids", ids, strlen(ids), path);
     }
