@@ -63,9 +63,9 @@ bpdq_status bpdq_algebra_create(const char *name, int threads, bpdq_algebra **al
                      "algebra: '%s' is unknown, possible are cpu, cuda, cuda:N and up to %d of a kind joined by +, like cuda:0+cuda:1",
                      name, BPDQ_MULTI_MOST);
   if (parts.count == 1) return create_part(parts.devices[0], threads, algebra, error);
-  int all = threads ? threads : bpdq_cpu_count(), share = all > parts.count ? all / parts.count : 1;
+  int all = threads ? threads : bpdq_cpu_count();
   for (int i = 0; i < parts.count; i++) {
-    bpdq_status status = create_part(parts.devices[i], share, &made[i], error);
+    bpdq_status status = create_part(parts.devices[i], bpdq_multi_threads(all, parts.count, i), &made[i], error);
     if (status == BPDQ_OK) continue;
     while (i--) made[i]->destroy(made[i]);
     return status;

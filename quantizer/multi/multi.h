@@ -51,6 +51,11 @@ struct bpdq_work {
 /* Takes the parts over, also where it fails; they are of one kind (their tables have the same functions) and at most BPDQ_MULTI_MOST. */
 bpdq_status bpdq_multi_algebra_create(const char *name, bpdq_algebra *const *parts, int count, bpdq_algebra **algebra, bpdq_error *error);
 
+/* Threads of part `part` where `threads` are shared: at least one. */
+static inline int bpdq_multi_threads(int threads, int count, int part) {
+  return threads > count ? (threads + part) / count : 1; /* these add up to `threads` */
+}
+
 typedef bpdq_status (*bpdq_multi_task)(void *context, int part, bpdq_error *error);
 /* Runs the task for parts 0 .. count - 1 at once and waits for all of them. Returns the error of the lowest part that failed. */
 bpdq_status bpdq_multi_run(multi_algebra *multi, int count, bpdq_multi_task task, void *context, bpdq_error *error);

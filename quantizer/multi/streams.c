@@ -87,8 +87,7 @@ static bpdq_status create_part(void *context, int part, bpdq_error *error) {
   multi_streams *s = c->streams;
   bpdq_algebra *algebra = s->multi->parts[part];
   bpdq_streams_desc desc = s->base.desc;
-  int threads = desc.threads ? desc.threads : bpdq_cpu_count();
-  desc.threads = threads > s->count ? threads / s->count : 1;
+  desc.threads = bpdq_multi_threads(desc.threads ? desc.threads : bpdq_cpu_count(), s->count, part);
   desc.first_window += s->first_window[part];
   desc.window_count = s->first_window[part + 1] - s->first_window[part];
   return algebra->streams_create(algebra, &desc, &s->parts[part], error);
