@@ -13,6 +13,7 @@ typedef struct eval_flags {
   const char *text, *against;
   int64_t every; /* 0: not given */
   int task;      /* -1: none, else an index into task_words */
+  bool step_by_step;
 } eval_flags;
 
 static const char *const task_words[] = {"gsm8k", NULL};
@@ -21,6 +22,8 @@ static const option options[] = {
     {0, "text", OPTION_TEXT, offsetof(eval_flags, text), "FILE", "text to predict (- is standard input)", 0, 0, NULL},
     {0, "against", OPTION_TEXT, offsetof(eval_flags, against), "DENSE",
      "also compare with this model: KL(dense || model) and top-1 agreement", 0, 0, NULL},
+    {0, "step-by-step", OPTION_FLAG, offsetof(eval_flags, step_by_step), NULL,
+     "evaluate one token at a time, with the kernels of a generation", 0, 0, NULL},
     {0, "every", OPTION_INTEGER, offsetof(eval_flags, every), "N", "evaluate every N-th window (default 1: all)", 1, 2147483647, NULL},
     {0, "task", OPTION_CHOICE, offsetof(eval_flags, task), "NAME", "answer the questions of a task instead: gsm8k", 0, 0, task_words},
 };
@@ -35,7 +38,8 @@ typedef struct side { /* one of the two models */
 typedef struct evaluation {
   side model, dense; /* dense.session is NULL without --against */
   int64_t vocab, window;
-  size_t chunk; /* tokens evaluated at a time */
+  size_t chunk;      /* tokens evaluated at a time */
+  bool step_by_step; /* one token to a run of the model */
   double nll, kl;
   int64_t tokens, agreed;
   progress_bar bar;
@@ -62,9 +66,20 @@ static bpdq_status score_chunk(evaluation *e, const int32_t *next, size_t rows, 
   return BPDQ_OK;
 }
 
-static bpdq_status evaluate_side(side *s, const int32_t *ids, size_t rows, bpdq_error *error) {
+/* As a generation does: the kernels of one token, not those of a prefill. */
+static bpdq_status evaluate_steps(side *s, const int32_t *ids, size_t rows, int64_t vocab, bpdq_error *error) {
+  bpdq_status status = BPDQ_OK;
+  for (size_t i = 0; i < rows && status == BPDQ_OK; i++) {
+    status = bpdq_evaluate(s->session, ids + i, 1, error);
+    if (status == BPDQ_OK) status = bpdq_get_logits(s->session, 0, s->logits + i * (size_t)vocab, error);
+  }
+  return status;
+}
+
+static bpdq_status evaluate_side(const evaluation *e, side *s, const int32_t *ids, size_t rows, bpdq_error *error) {
   console_stop_session(s->session);
-  bpdq_status status = bpdq_evaluate_all(s->session, ids, rows, s->logits, error);
+  bpdq_status status =
+      e->step_by_step ? evaluate_steps(s, ids, rows, e->vocab, error) : bpdq_evaluate_all(s->session, ids, rows, s->logits, error);
   console_stop_session(NULL);
   return status;
 }
@@ -75,8 +90,8 @@ static bpdq_status score_window(evaluation *e, const int32_t *ids, size_t length
   if (status == BPDQ_OK && e->dense.session) status = bpdq_session_rewind(e->dense.session, 0, error);
   for (size_t done = 0; done + 1 < length && status == BPDQ_OK;) {
     size_t left = length - 1 - done, rows = left < e->chunk ? left : e->chunk;
-    status = evaluate_side(&e->model, ids + done, rows, error);
-    if (status == BPDQ_OK && e->dense.session) status = evaluate_side(&e->dense, ids + done, rows, error);
+    status = evaluate_side(e, &e->model, ids + done, rows, error);
+    if (status == BPDQ_OK && e->dense.session) status = evaluate_side(e, &e->dense, ids + done, rows, error);
     if (status == BPDQ_OK) status = score_chunk(e, ids + done + 1, rows, error);
     if (status == BPDQ_OK && console_interrupted()) status = error->status = BPDQ_ERROR_CANCELLED;
     done += rows;
@@ -179,9 +194,11 @@ static int run(const command *self, int argc, char **argv) {
   size_t length;
   char *text = cli_read_file(own.text, &length);
   if (!text) return 1;
-  evaluation e = {0};
+  evaluation e = {.step_by_step = own.step_by_step};
   code = cli_load(words[0], &flags, false, &e.model.loaded);
-  if (code == 0 && own.against) code = cli_load(own.against, &flags, false, &e.dense.loaded);
+  model_flags dense_flags = flags;
+  dense_flags.activations = 1; /* so that a model against itself tells what its activations cost */
+  if (code == 0 && own.against) code = cli_load(own.against, &dense_flags, false, &e.dense.loaded);
   if (code == 0) {
     bpdq_model_info info;
     bpdq_model_get_info(e.model.loaded.model, &info);
@@ -208,7 +225,8 @@ const command command_eval = {
     .tables = {&table, &gsm8k_flag_table, &model_flag_table},
     .details =
         "The file is tokenized as a whole and cut into windows of --ctx tokens (default 1024) that do not overlap; positions 1 to\n"
-        "ctx-1 of each are scored; a text shorter than a window is scored as it is. JSON keys: ppl, tokens (scored), ctx, and with "
+        "ctx-1 of each are scored; a text shorter than a window is scored as it is. The DENSE\n"
+        "model's activations are f32 whatever --activations says. JSON keys: ppl, tokens (scored), ctx, and with "
         "--against kl and top1.\n\n"
         "--task gsm8k scores exact match of grade-school arithmetic as lm-evaluation-harness does: its prompts, its choice of examples for "
         "the\n"

@@ -237,6 +237,93 @@ static void large_shapes(suite *s) {
   }
 }
 
+/* What a gated pair is made of: gate_up [2K, H] behind an RMS norm, then down [N, K] behind gated SiLU. */
+typedef struct gated_case {
+  int64_t hidden, width, rows; /* H, K, N */
+  int planes, group;
+  bpdq_activations activations;
+} gated_case;
+
+static void expected_pair(const gated_case *c, const oracle_matrix weights[2], const bpdq_transform transforms[2], const float *norm,
+                          const float *bias, const float *input, const float *before, double *middle, double *expected) {
+  double *x = malloc((size_t)(c->hidden > c->width ? c->hidden : c->width) * sizeof *x);
+  float *rounded = malloc((size_t)(2 * c->width) * sizeof *rounded);
+  oracle_transform(&transforms[0], norm, input, c->hidden, x);
+  oracle_product(&weights[0], x, middle);
+  for (int64_t i = 0; i < 2 * c->width; i++) rounded[i] = (float)(middle[i] += bias[i]);
+  oracle_transform(&transforms[1], NULL, rounded, c->width, x);
+  oracle_product(&weights[1], x, expected);
+  for (int64_t i = 0; i < c->rows; i++) expected[i] += before[i];
+  free(x);
+  free(rounded);
+}
+
+/* The two products as one program: a backend may do the work of the second one's transform in the first. */
+static void run_pair(suite *s, const gated_case *c, uint64_t seed) {
+  char name[120];
+  snprintf(name, sizeof name, "gated pair H=%lld K=%lld N=%lld k=%d g=%d act=%d", (long long)c->hidden, (long long)c->width,
+           (long long)c->rows, c->planes, c->group, (int)c->activations);
+  if (!suite_wants(s, name)) return;
+  oracle_random random = {seed};
+  oracle_matrix weights[2] = {oracle_planes(&random, 2 * c->width, c->hidden, c->planes, c->group, BPDQ_BF16),
+                              oracle_planes(&random, c->rows, c->width, c->planes, c->group, BPDQ_BF16)};
+  int64_t counts[5] = {c->hidden, 2 * c->width, c->rows, c->hidden, 2 * c->width}; /* input, middle, result before, norm, bias */
+  float *vectors[5];
+  for (int v = 0; v < 5; v++) {
+    vectors[v] = malloc((size_t)counts[v] * sizeof(float));
+    for (int64_t i = 0; i < counts[v]; i++) vectors[v][i] = (float)((v == 3) + oracle_uniform(&random) * (v == 3 ? 0.3 : 1));
+  }
+  double *middle = malloc((size_t)counts[1] * sizeof *middle), *expected = malloc((size_t)c->rows * sizeof *expected);
+  float *got = malloc((size_t)(counts[1] > c->rows ? counts[1] : c->rows) * sizeof *got);
+  bpdq_weight *gate_up = suite_matrix(s, name, &weights[0], 1), *down = suite_matrix(s, name, &weights[1], 1);
+  bpdq_weight *norm = suite_vector(s, name, vectors[3], c->hidden), *bias = suite_vector(s, name, vectors[4], 2 * c->width);
+  bpdq_transform transforms[2] = {{BPDQ_TRANSFORM_RMS_NORM, norm, 1e-5f}, {BPDQ_TRANSFORM_SILU_GATE, NULL, 0}};
+  bpdq_op ops[2] = {{.kind = BPDQ_OP_LINEAR, .name = "test.gate_up", .linear = {0, 1, transforms[0], gate_up, bias, 0, false, 0}},
+                    {.kind = BPDQ_OP_LINEAR, .name = "test.down", .linear = {1, 2, transforms[1], down, NULL, 0, true, 0}}};
+  bpdq_tensor_desc tensors[3];
+  for (int i = 0; i < 3; i++) tensors[i] = (bpdq_tensor_desc){BPDQ_TENSOR_F32, 1, counts[i], 0, 0};
+  const float *images[3] = {vectors[0], vectors[1], vectors[2]};
+  bpdq_program program = {ops, 2, 1, c->activations};
+  suite_run run;
+  double limit = c->activations == BPDQ_ACTIVATIONS_F32 ? 5e-5 : c->activations == BPDQ_ACTIVATIONS_16 ? 4e-3 : 8e-2;
+  if (gate_up && down && norm && bias && suite_start(s, name, tensors, images, 3, &program, &run)) {
+    suite_scalars scalars;
+    suite_scalars_fill(&scalars, 1, 0, 0);
+    bpdq_error error;
+    expected_pair(c, weights, transforms, vectors[3], vectors[4], vectors[0], vectors[2], middle, expected);
+    for (int repeat = 0; repeat < 2; repeat++) { /* what a run leaves behind must not disturb the next */
+      if (!suite_ok(s, name, s->backend->tensor_write(run.state, 2, 0, c->rows, vectors[2], &error), &error) ||
+          !suite_ok(s, name, s->backend->run(run.executable, &scalars.run, &error), &error))
+        break;
+      if (suite_ok(s, name, s->backend->tensor_read(run.state, 2, 0, c->rows, got, &error), &error))
+        suite_compare(s, name, got, expected, c->rows, limit);
+      if (suite_ok(s, name, s->backend->tensor_read(run.state, 1, 0, counts[1], got, &error), &error))
+        suite_compare(s, name, got, middle, counts[1], limit);
+    }
+    suite_stop(s, &run);
+  }
+  bpdq_weight *made[4] = {gate_up, down, norm, bias};
+  for (int i = 0; i < 4; i++) s->backend->weight_destroy(s->backend, made[i]);
+  for (int v = 0; v < 5; v++) free(vectors[v]);
+  for (int i = 0; i < 2; i++) oracle_matrix_free(&weights[i]);
+  free(middle);
+  free(expected);
+  free(got);
+}
+
+static void gated_pairs(suite *s) {
+  suite_section(s, "linear: gated pairs");
+  static const int64_t widths[] = {32, 160, 320, 1040, 2176}, hidden[] = {64, 288, 520, 1100, 256};
+  int index = 0;
+  for (int w = 0; w < 5; w++)
+    for (int group = 64; group <= 256; group *= 2)
+      for (int a = 0; a < 3; a++, index++) {
+        if (s->quick && w > 3) continue;
+        gated_case c = {hidden[(w + a) % 5], widths[w], 33 + 16 * (index % 5), 1 + index % 4, group, all_activations[a]};
+        run_pair(s, &c, 9600 + (uint64_t)index);
+      }
+}
+
 static void transforms(suite *s) {
   suite_section(s, "transform");
   for (int kind = BPDQ_TRANSFORM_NONE; kind <= BPDQ_TRANSFORM_SILU_GATE; kind++)
@@ -298,5 +385,6 @@ void suite_linear(suite *s) {
   sweep_shapes(s);
   model_like(s);
   large_shapes(s);
+  gated_pairs(s);
   bad_coefficients(s);
 }
