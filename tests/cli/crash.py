@@ -72,7 +72,8 @@ def kills(checks, folder, *words):
 
 def full_disk(checks, folder):
     made = folder / "full"
-    kill_at(made, 2, 0)
+    while not kill_at(made, 2, 0):
+        shutil.rmtree(made)
     process = begin(made, "--resume", preexec_fn=no_space)
     out, err = process.communicate(timeout=TIMEOUT)
     lines = err.decode().splitlines()
