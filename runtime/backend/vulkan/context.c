@@ -176,9 +176,9 @@ static void link_chain(feature_chain *chain, bool has_dot, bool has_matrix) {
 #endif
 }
 
+#ifdef VK_KHR_cooperative_matrix
 /* True where f16 x f16 + f32 is offered as 16x16x16 at subgroup scope. */
 static bool has_matrix_shape(const vulkan_context *context) {
-#ifdef VK_KHR_cooperative_matrix
   PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR get =
       (PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)context->instance_functions.GetPhysicalDeviceCooperativeMatrixPropertiesKHR;
   uint32_t count = 0;
@@ -194,11 +194,8 @@ static bool has_matrix_shape(const vulkan_context *context) {
               list[i].ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR && list[i].scope == VK_SCOPE_SUBGROUP_KHR;
   free(list);
   return found;
-#else
-  (void)context;
-  return false;
-#endif
 }
+#endif
 
 static bool has_device_extension(const vulkan_context *context, const char *name) {
   return bpdq_vulkan_has_extension(&context->instance_functions, context->physical_device, name);
