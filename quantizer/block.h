@@ -2,6 +2,7 @@
 #ifndef BPDQ_QUANTIZER_BLOCK_H
 #define BPDQ_QUANTIZER_BLOCK_H
 
+#include "core/threads.h"
 #include "format/checkpoint.h"
 
 enum { BPDQ_Q, BPDQ_K, BPDQ_V, BPDQ_O, BPDQ_GATE, BPDQ_UP, BPDQ_DOWN, BPDQ_LINEARS };
@@ -19,9 +20,10 @@ typedef struct bpdq_block {
   bpdq_block_linear linears[BPDQ_LINEARS];
 } bpdq_block;
 
-/* Reads block `layer` of a dense checkpoint. Fails with BPDQ_ERROR_FORMAT naming the tensor where a value is not finite. */
-bpdq_status bpdq_block_load(const bpdq_checkpoint *checkpoint, int64_t layer, bpdq_block *block, bpdq_error *error);
-bpdq_status bpdq_block_copy(const bpdq_config *config, const bpdq_block *from, bpdq_block *to, bpdq_error *error);
+/* Reads block `layer` of a dense checkpoint. Fails with BPDQ_ERROR_FORMAT naming the tensor where a value is not finite. `pool` may be
+ * NULL, here and below. */
+bpdq_status bpdq_block_load(const bpdq_checkpoint *checkpoint, int64_t layer, bpdq_pool *pool, bpdq_block *block, bpdq_error *error);
+bpdq_status bpdq_block_copy(const bpdq_config *config, const bpdq_block *from, bpdq_pool *pool, bpdq_block *to, bpdq_error *error);
 void bpdq_block_free(bpdq_block *block); /* safe on a zeroed struct */
 
 const bpdq_linear_source *bpdq_block_source(const bpdq_layer_source *layer, int linear);

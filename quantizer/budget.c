@@ -102,7 +102,7 @@ static bpdq_status try_planes(finder *f, const bpdq_inputs *inputs, int64_t laye
   BPDQ_TRY_GOTO(f->algebra->result(f->algebra, work, &result, error), done);
   weight = bpdq_alloc_array((size_t)(source->rows * source->columns), sizeof *weight);
   if (weight) {
-    bpdq_dequantize_result(&result, weight);
+    bpdq_dequantize_result(&result, NULL, weight);
     status = bpdq_sensitivity_measure(f->sensitivity, layer, linear, weight, divergence, error);
   } else {
     status = bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");

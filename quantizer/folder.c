@@ -18,6 +18,7 @@ typedef struct run {
   bpdq_log log;
   bpdq_checkpoint checkpoint;
   bpdq_calibration calibration;
+  bpdq_pool *pool; /* for what the host does with weights */
   bpdq_algebra *algebra;
   bpdq_streams *streams; /* NULL where the method needs no calibration */
   bpdq_writer *writer;
@@ -87,7 +88,7 @@ static bpdq_status quantize_stage(run *r, int64_t layer, bpdq_stage stage, const
     status = bpdq_quantize_linear(r->algebra, inputs, &info, &job, o, &results[i], &report, error);
     if (status != BPDQ_OK) break;
     clock = bpdq_clock_start(r->algebra);
-    bpdq_dequantize_result(&results[i], linear->weight);
+    bpdq_dequantize_result(&results[i], r->pool, linear->weight);
     bpdq_clock_add(&clock, &report.parts.result);
     status = count_report(r, &report, reports, error);
     if (status == BPDQ_OK) status = advance(r, 1, error);
@@ -163,10 +164,10 @@ static void add_made(shard *s, const char *module, const char *suffix, bpdq_stor
   s->owned[s->owned_count++] = data;
 }
 
-static bpdq_status add_result(shard *s, const char *module, const bpdq_layer_result *result, bpdq_error *error) {
+static bpdq_status add_result(shard *s, const char *module, const bpdq_layer_result *result, bpdq_pool *pool, bpdq_error *error) {
   uint16_t *coefficients;
   uint32_t *bits;
-  BPDQ_TRY(bpdq_pack_result(result, &coefficients, &bits, error));
+  BPDQ_TRY(bpdq_pack_result(result, pool, &coefficients, &bits, error));
   add_made(s, module, "B", BPDQ_STORED_I32, (int64_t[3]){result->groups * result->group / 32, result->planes, result->rows}, bits);
   add_made(s, module, "c", BPDQ_STORED_BF16, (int64_t[3]){result->groups, result->planes + 1, result->rows}, coefficients);
   return BPDQ_OK;
@@ -183,7 +184,7 @@ static bpdq_status write_block(run *r, int64_t layer, const bpdq_layer_result *r
   bpdq_status status = BPDQ_OK;
   for (int i = 0; i < BPDQ_LINEARS && status == BPDQ_OK; i++) {
     add_stored(s, bpdq_block_source(source, i)->bias);
-    status = add_result(s, bpdq_block_source(source, i)->name, &results[i], error);
+    status = add_result(s, bpdq_block_source(source, i)->name, &results[i], r->pool, error);
   }
   if (status == BPDQ_OK) status = bpdq_writer_shard(r->writer, layer + 1, s->tensors, s->count, reports, error);
   free_shard(s);
@@ -214,8 +215,8 @@ static bool needs_next(const run *r, int64_t layer) {
 static bpdq_status quantize_block(run *r, int64_t layer, bpdq_error *error) {
   bpdq_block dense, block;
   bpdq_clock clock = bpdq_clock_start(r->algebra);
-  BPDQ_TRY(bpdq_block_load(&r->checkpoint, layer, &dense, error));
-  bpdq_status status = bpdq_block_copy(&r->checkpoint.config, &dense, &block, error);
+  BPDQ_TRY(bpdq_block_load(&r->checkpoint, layer, r->pool, &dense, error));
+  bpdq_status status = bpdq_block_copy(&r->checkpoint.config, &dense, r->pool, &block, error);
   if (status != BPDQ_OK) {
     bpdq_block_free(&dense);
     return status;
@@ -292,8 +293,8 @@ static bpdq_status resume_block(run *r, int64_t layer, bpdq_error *error) {
   bpdq_safetensors *file = NULL;
   char *path = bpdq_writer_shard_path(r->writer, layer + 1);
   if (!path) return out_of_memory(error);
-  BPDQ_TRY_GOTO(bpdq_block_load(&r->checkpoint, layer, &dense, error), done);
-  BPDQ_TRY_GOTO(bpdq_block_copy(&r->checkpoint.config, &dense, &block, error), done);
+  BPDQ_TRY_GOTO(bpdq_block_load(&r->checkpoint, layer, r->pool, &dense, error), done);
+  BPDQ_TRY_GOTO(bpdq_block_copy(&r->checkpoint.config, &dense, r->pool, &block, error), done);
   BPDQ_TRY_GOTO(bpdq_safetensors_open(path, &file, error), done);
   BPDQ_TRY_GOTO(load_quantized(file, path, &block, error), done);
   status = bpdq_streams_replay(r->streams, &dense, &block, error);
@@ -303,6 +304,15 @@ done:
   bpdq_block_free(&dense);
   bpdq_block_free(&block);
   return status;
+}
+
+/* Nothing reads the streams any more: their memory is free for others. */
+static void end_streams(run *r) {
+  if (!r->streams) return;
+  r->summary.parts.forward = r->streams->forward_seconds;
+  r->summary.parts.statistics = r->streams->statistics_seconds;
+  bpdq_streams_destroy(r->streams);
+  r->streams = NULL;
 }
 
 /* ---- the head ---- */
@@ -354,9 +364,10 @@ static bpdq_status quantize_head(run *r, bpdq_error *error) {
     BPDQ_TRY_GOTO(r->streams->capture_head(r->streams, norm, statistics, error), done);
   else
     BPDQ_TRY_GOTO(set_identity(r, statistics, head.columns, error), done);
+  end_streams(r);
   BPDQ_TRY_GOTO(r->algebra->statistics_finish(r->algebra, statistics, error), done);
   BPDQ_TRY_GOTO(quantize_head_weight(r, statistics, &head, &result, error), done);
-  BPDQ_TRY_GOTO(add_result(s, head.name, &result, error), done);
+  BPDQ_TRY_GOTO(add_result(s, head.name, &result, r->pool, error), done);
   status = bpdq_writer_shard(r->writer, r->checkpoint.config.layers + 1, s->tensors, s->count, NULL, error);
 done:
   if (s) free_shard(s);
@@ -467,14 +478,11 @@ static bpdq_status finish(run *r, const char *source, uint64_t begin, bpdq_error
   s->seconds = seconds_since(begin);
   s->peak_host_bytes = bpdq_process_peak_memory();
   if (r->algebra->peak_memory) s->peak_device_bytes = r->algebra->peak_memory(r->algebra);
-  if (r->streams) {
-    s->parts.forward = r->streams->forward_seconds;
-    s->parts.statistics = r->streams->statistics_seconds;
-  }
+  end_streams(r);
+  BPDQ_TRY(bpdq_writer_index(r->writer, &s->written_bytes, error));
   json_t *quantization = bpdq_quantization_json(&r->checkpoint, r->options, r->planes, r->options->head_bits > 0);
   json_t *report = bpdq_report_json(r->options, s, r->layers);
-  bpdq_status status =
-      quantization && report ? bpdq_writer_finish(r->writer, source, quantization, report, &s->written_bytes, error) : out_of_memory(error);
+  bpdq_status status = quantization && report ? bpdq_writer_finish(r->writer, source, quantization, report, error) : out_of_memory(error);
   json_decref(quantization);
   json_decref(report);
   return status;
@@ -508,13 +516,15 @@ bpdq_status bpdq_quantize_folder(const char *source, const char *destination, co
   BPDQ_TRY(bpdq_check_quantize_options(r.options, error));
   r.method = bpdq_method_of(r.options->method);
   r.log = (bpdq_log){r.options->log, r.options->log_user};
-  bpdq_status status = quantize_model(&r, source, destination, error);
+  bpdq_status status = bpdq_pool_create(r.options->threads, &r.pool, error);
+  if (status == BPDQ_OK) status = quantize_model(&r, source, destination, error);
   if (summary) *summary = r.summary;
   bpdq_streams_destroy(r.streams);
   if (r.algebra) r.algebra->destroy(r.algebra);
   bpdq_writer_close(r.writer);
   json_decref(r.layers);
   free(r.planes);
+  bpdq_pool_destroy(r.pool);
   bpdq_calibration_free(&r.calibration);
   bpdq_checkpoint_close(&r.checkpoint);
   return status;

@@ -62,11 +62,11 @@ done:
 static bpdq_status write_layer(const char *path, const bpdq_layer_result *result, bpdq_error *error) {
   uint16_t *coefficients = NULL;
   uint32_t *bits = NULL;
-  BPDQ_TRY(bpdq_pack_result(result, &coefficients, &bits, error));
+  BPDQ_TRY(bpdq_pack_result(result, NULL, &coefficients, &bits, error));
   float *quantized = bpdq_alloc_array((size_t)(result->rows * result->columns), sizeof *quantized);
   bpdq_status status;
   if (quantized) {
-    bpdq_dequantize_result(result, quantized);
+    bpdq_dequantize_result(result, NULL, quantized);
     const bpdq_tensor_to_write tensors[] = {
         {"B", BPDQ_STORED_I32, 3, {result->groups * result->group / 32, result->planes, result->rows}, bits},
         {"Q", BPDQ_STORED_F32, 2, {result->rows, result->columns}, quantized},

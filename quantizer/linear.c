@@ -1,9 +1,8 @@
-/* One linear from weight to planes: the method, the objectives of the report, and the checkpoint's layout. */
+/* One linear from weight to planes: the method, and the objectives of the report. */
 #include <math.h>
 #include <stdio.h>
 
 #include "core/checked.h"
-#include "core/half.h"
 #include "method.h"
 
 const bpdq_method *bpdq_method_of(bpdq_quantize_method method) {
@@ -90,38 +89,4 @@ done:
   if (status != BPDQ_OK) bpdq_layer_result_free(result);
   algebra->work_destroy(algebra, work);
   return status;
-}
-
-bpdq_status bpdq_pack_result(const bpdq_layer_result *result, uint16_t **coefficients, uint32_t **bits, bpdq_error *error) {
-  int64_t n = result->rows, padded = result->groups * result->group, terms = result->groups * (result->planes + 1) * n;
-  *coefficients = bpdq_alloc_array((size_t)terms, sizeof **coefficients);
-  *bits = calloc((size_t)(padded / 32 * result->planes * n), sizeof **bits);
-  if (!*coefficients || !*bits) {
-    free(*coefficients);
-    free(*bits);
-    *coefficients = NULL;
-    *bits = NULL;
-    return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory for the packed planes");
-  }
-  for (int64_t i = 0; i < terms; i++) (*coefficients)[i] = bpdq_float_to_bf16(result->coefficients[i]);
-  for (int64_t column = 0; column < padded; column++)
-    for (int p = 0; p < result->planes; p++) {
-      uint32_t *words = *bits + (column / 32 * result->planes + p) * n;
-      const uint8_t *codes = result->codes + column * n;
-      for (int64_t row = 0; row < n; row++) words[row] |= (uint32_t)(codes[row] >> p & 1u) << (column % 32);
-    }
-  return BPDQ_OK;
-}
-
-void bpdq_dequantize_result(const bpdq_layer_result *result, float *out) {
-  int64_t n = result->rows;
-  for (int64_t row = 0; row < n; row++)
-    for (int64_t column = 0; column < result->columns; column++) {
-      const float *c = result->coefficients + column / result->group * (result->planes + 1) * n + row;
-      unsigned code = result->codes[column * n + row];
-      float value = c[result->planes * n];
-      for (int p = 0; p < result->planes; p++)
-        if (code >> p & 1u) value += c[p * n];
-      out[row * result->columns + column] = value;
-    }
 }

@@ -3,6 +3,7 @@
 #define BPDQ_QUANTIZER_METHOD_H
 
 #include "clock.h"
+#include "core/threads.h"
 #include "linalg.h"
 #include "options.h"
 
@@ -41,10 +42,10 @@ double bpdq_bits_per_weight(int64_t columns, int planes, int group);
 
 /* ---- the result in the checkpoint's layout (spec section 2) ---- */
 
-/* c as bf16 [groups, planes + 1, N], B as int32 [groups * group / 32, planes, N]; malloc'ed. */
-bpdq_status bpdq_pack_result(const bpdq_layer_result *result, uint16_t **coefficients, uint32_t **bits, bpdq_error *error);
+/* c as bf16 [groups, planes + 1, N], B as int32 [groups * group / 32, planes, N]; malloc'ed. `pool` may be NULL, here and below. */
+bpdq_status bpdq_pack_result(const bpdq_layer_result *result, bpdq_pool *pool, uint16_t **coefficients, uint32_t **bits, bpdq_error *error);
 
 /* Q as f32 [N, K]; `out` is the caller's. */
-void bpdq_dequantize_result(const bpdq_layer_result *result, float *out);
+void bpdq_dequantize_result(const bpdq_layer_result *result, bpdq_pool *pool, float *out);
 
 #endif

@@ -146,7 +146,7 @@ static bpdq_status load(bpdq_sensitivity *s, bpdq_error *error) {
   if (!s->blocks || !s->norm || !s->head.weight || !s->residual || !s->probabilities || !s->entropies || !s->scratch || !s->divergences)
     return bpdq_fail(error, BPDQ_ERROR_MEMORY,
                      "out of host memory: measuring the sensitivity of the layers holds the whole model as float32");
-  for (int64_t layer = 0; layer < c->layers; layer++) BPDQ_TRY(bpdq_block_load(s->checkpoint, layer, &s->blocks[layer], error));
+  for (int64_t layer = 0; layer < c->layers; layer++) BPDQ_TRY(bpdq_block_load(s->checkpoint, layer, s->pool, &s->blocks[layer], error));
   bpdq_stored_row_to_f32(s->checkpoint->final_norm, 0, hidden, s->norm);
   for (int64_t row = 0; row < c->vocab_size; row++)
     bpdq_stored_row_to_f32(s->checkpoint->head.weight, row, hidden, s->head.weight + row * hidden);

@@ -300,7 +300,7 @@ static bpdq_status index_shard(const bpdq_writer *w, int64_t shard, json_t *map,
   return status;
 }
 
-static bpdq_status write_index(const bpdq_writer *w, uint64_t *bytes, bpdq_error *error) {
+bpdq_status bpdq_writer_index(const bpdq_writer *w, uint64_t *bytes, bpdq_error *error) {
   json_t *map = json_object();
   bpdq_status status = map ? BPDQ_OK : out_of_memory(error);
   *bytes = 0;
@@ -380,9 +380,8 @@ static bpdq_status give_name(bpdq_writer *w, bpdq_error *error) {
   return bpdq_rename_durable(w->model, w->destination, error);
 }
 
-bpdq_status bpdq_writer_finish(bpdq_writer *writer, const char *source, const json_t *quantization, const json_t *report, uint64_t *bytes,
+bpdq_status bpdq_writer_finish(bpdq_writer *writer, const char *source, const json_t *quantization, const json_t *report,
                                bpdq_error *error) {
-  BPDQ_TRY(write_index(writer, bytes, error));
   BPDQ_TRY(copy_files(writer, source, error));
   BPDQ_TRY(write_json(writer->model, "quantize_config.json", quantization, error));
   BPDQ_TRY(write_json(writer->model, "quantize_report.json", report, error));

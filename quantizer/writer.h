@@ -41,9 +41,12 @@ bpdq_status bpdq_writer_block_reports(const bpdq_writer *writer, int64_t block, 
 bpdq_status bpdq_writer_store_plan(const bpdq_writer *writer, const json_t *plan, bpdq_error *error);
 bpdq_status bpdq_writer_load_plan(const bpdq_writer *writer, json_t **plan, bpdq_error *error);
 
-/* Writes the index, config.json with `quantization` added, quantize_config.json and `report` as quantize_report.json, copies the tokenizer
- * and generation files of `source`, and gives the folder its name. *bytes gets the size of all tensors. */
-bpdq_status bpdq_writer_finish(bpdq_writer *writer, const char *source, const json_t *quantization, const json_t *report, uint64_t *bytes,
+/* Once all shards are done: writes the index of their tensors; *bytes gets the size of them all. */
+bpdq_status bpdq_writer_index(const bpdq_writer *writer, uint64_t *bytes, bpdq_error *error);
+
+/* Writes config.json with `quantization` added, quantize_config.json and `report` as quantize_report.json, copies the tokenizer and
+ * generation files of `source`, and gives the folder its name. */
+bpdq_status bpdq_writer_finish(bpdq_writer *writer, const char *source, const json_t *quantization, const json_t *report,
                                bpdq_error *error);
 
 #endif

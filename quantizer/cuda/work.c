@@ -80,24 +80,35 @@ bpdq_status bpdq_gpu_work_create(bpdq_algebra *algebra, const bpdq_inputs *input
 
 /* ---- result ---- */
 
-/* Rows of the walk order to the natural one; `coefficients` and `codes` are as on the device. */
-static void restore_order(const bpdq_work *work, const float *coefficients, const uint8_t *codes, bpdq_layer_result *result) {
-  const bpdq_inputs *inputs = work->inputs;
-  int64_t n = result->rows, per_group = result->planes + 1, stride = work->state.stride;
-  for (int64_t q = 0; q < inputs->groups; q++) {
-    int64_t group = inputs->order[q * inputs->group] / inputs->group;
-    for (int64_t p = 0; p < per_group; p++)
-      for (int64_t row = 0; row < n; row++)
-        result->coefficients[(group * per_group + p) * n + row] =
-            bpdq_bf16_to_float(bpdq_float_to_bf16(coefficients[(q * per_group + p) * stride + row]));
-  }
-  for (int64_t i = 0; i < inputs->padded; i++) {
-    uint8_t *to = result->codes + inputs->order[i] * n;
+typedef struct reordering {
+  const bpdq_work *work;
+  const float *coefficients; /* as on the device, and codes */
+  const uint8_t *codes;
+  bpdq_layer_result *result;
+} reordering;
+
+/* One group of the walk order to its natural place. */
+static void restore_group(void *context, int64_t index, int thread) {
+  (void)thread;
+  const reordering *r = context;
+  const bpdq_inputs *inputs = r->work->inputs;
+  int64_t n = r->result->rows, per_group = r->result->planes + 1, stride = r->work->state.stride;
+  int64_t group = inputs->order[index * inputs->group] / inputs->group;
+  for (int64_t p = 0; p < per_group; p++)
+    for (int64_t row = 0; row < n; row++)
+      r->result->coefficients[(group * per_group + p) * n + row] =
+          bpdq_bf16_to_float(bpdq_float_to_bf16(r->coefficients[(index * per_group + p) * stride + row]));
+  for (int64_t i = index * inputs->group; i < (index + 1) * inputs->group; i++) {
+    uint8_t *to = r->result->codes + inputs->order[i] * n;
     if (inputs->order[i] < inputs->columns)
-      memcpy(to, codes + i * stride, (size_t)n);
+      memcpy(to, r->codes + i * stride, (size_t)n);
     else
       memset(to, 0, (size_t)n);
   }
+}
+
+static bpdq_status download(gpu_algebra *gpu, void *to, const void *from, int64_t bytes, const char *name, bpdq_error *error) {
+  return bpdq_gpu_staging_download(&gpu->staging, to, from, (size_t)bytes, gpu->stream, name, error);
 }
 
 bpdq_status bpdq_gpu_result(bpdq_algebra *algebra, bpdq_work *work, bpdq_layer_result *result, bpdq_error *error) {
@@ -116,9 +127,10 @@ bpdq_status bpdq_gpu_result(bpdq_algebra *algebra, bpdq_work *work, bpdq_layer_r
     status = bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of host memory for the result", work->name);
     goto done;
   }
-  BPDQ_TRY_GOTO(bpdq_gpu_download(gpu, coefficients, s->coefficients, terms * s->stride, sizeof(float), work->name, error), done);
-  BPDQ_TRY_GOTO(bpdq_gpu_download(gpu, codes, s->codes, inputs->padded * s->stride, 1, work->name, error), done);
-  restore_order(work, coefficients, codes, result);
+  BPDQ_TRY_GOTO(download(gpu, coefficients, s->coefficients, terms * s->stride * (int64_t)sizeof(float), work->name, error), done);
+  BPDQ_TRY_GOTO(download(gpu, codes, s->codes, inputs->padded * s->stride, work->name, error), done);
+  reordering order = {work, coefficients, codes, result};
+  bpdq_pool_run(gpu->staging.pool, inputs->groups, restore_group, &order);
 done:
   free(coefficients);
   free(codes);

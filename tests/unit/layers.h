@@ -57,7 +57,7 @@ static inline bpdq_layer_report quantize_with(bpdq_algebra *algebra, bpdq_statis
   CHECK(algebra->inputs_create(algebra, statistics, &inputs_desc, &inputs, &info, error));
   bpdq_linear_job job = {"test", l->weight, l->rows, options->planes};
   CHECK(bpdq_quantize_linear(algebra, inputs, &info, &job, options, &result, &report, error));
-  if (values) bpdq_dequantize_result(&result, values);
+  if (values) bpdq_dequantize_result(&result, NULL, values);
   bpdq_layer_result_free(&result);
   algebra->inputs_destroy(algebra, inputs);
   algebra->statistics_destroy(algebra, statistics);

@@ -6,6 +6,7 @@
 /* cmocka.h needs the four headers above it */
 #include <cblas.h>
 #include <cmocka.h>
+#include <jansson.h>
 #include <math.h>
 
 #include "core/half.h"
@@ -22,7 +23,7 @@ static void run_model(const bpdq_checkpoint *c, const int32_t *ids, int64_t toke
   for (int64_t t = 0; t < tokens; t++) bpdq_stored_row_to_f32(c->embedding, ids[t], hidden, x + t * hidden);
   for (int64_t layer = 0; layer < c->config.layers; layer++) {
     bpdq_block block;
-    assert_int_equal(bpdq_block_load(c, layer, &block, NULL), BPDQ_OK);
+    assert_int_equal(bpdq_block_load(c, layer, NULL, &block, NULL), BPDQ_OK);
     bpdq_forward_attention(&forward, &block, x, tokens, input, scratch);
     bpdq_forward_add(&block.linears[BPDQ_O], input, tokens, x);
     bpdq_forward_gate(&forward, &block, x, tokens, input, scratch);
@@ -88,6 +89,27 @@ static void every_method_writes_a_checkpoint(void **unused) {
     quantize(name, &options);
     check_folder(name, options.planes, options.group);
   }
+}
+
+/* The report says what the summary says, and both what the index says. */
+static void report_states_the_size(void **unused) {
+  (void)unused;
+  char calibration[512], path[512];
+  bpdq_quantize_options options = small_options(calibration);
+  options.head_bits = 4;
+  bpdq_quantize_summary summary;
+  bpdq_error error = {0};
+  char source[512], destination[512];
+  assert_int_equal(bpdq_quantize_folder(path_in("dense", source), path_in("sized", destination), &options, &summary, &error), BPDQ_OK);
+  json_t *report = json_load_file(path_in("sized/quantize_report.json", path), 0, NULL),
+         *index = json_load_file(path_in("sized/model.safetensors.index.json", path), 0, NULL);
+  json_int_t size = json_integer_value(json_object_get(json_object_get(index, "metadata"), "total_size"));
+  assert_true(size > 0);
+  assert_int_equal(size, summary.written_bytes);
+  assert_int_equal(size, json_integer_value(json_object_get(report, "written_bytes")));
+  assert_true(summary.parts.forward > 0 && summary.parts.statistics > 0); /* also where the streams end before the head */
+  json_decref(report);
+  json_decref(index);
 }
 
 /* The greedy choice against all choices, on curves like those of layers: near the best, and never over the budget. */
@@ -321,6 +343,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(forward_gives_the_expected_logits),
       cmocka_unit_test(every_method_writes_a_checkpoint),
+      cmocka_unit_test(report_states_the_size),
       cmocka_unit_test(resuming_gives_the_same_files),
       cmocka_unit_test(threads_do_not_matter),
       cmocka_unit_test(several_algebras_make_one_model),
