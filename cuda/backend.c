@@ -154,6 +154,9 @@ static bpdq_status initialize(cuda_backend *backend, const bpdq_backend_options 
   backend->memory_cap = options->memory_cap;
   backend->log = options->log;
   backend->queue = (bpdq_cuda_queue){.dependent_launch = properties.major >= 9 && !option_is("BPDQ_CUDA_DEPENDENT_LAUNCH", "0"),
+#ifdef BPDQ_CUDA_WGMMA
+                                     .wgmma = properties.major == 9 && !option_is("BPDQ_CUDA_WGMMA", "0"),
+#endif
                                      .multiprocessors = properties.multiProcessorCount,
                                      .shared_per_block = (int)properties.sharedMemPerBlockOptin,
                                      .shared_per_multiprocessor = (int)properties.sharedMemPerMultiprocessor};
@@ -173,7 +176,7 @@ static bpdq_status create(const bpdq_backend_options *options, bpdq_backend **re
   bpdq_backend *base = &backend->base;
   base->prefill_tokens = PREFILL_TOKENS;
   base->batch_tokens = BATCH_TOKENS;
-  base->default_activations = BPDQ_ACTIVATIONS_16;
+  base->default_activations = BPDQ_ACTIVATIONS_8;
   base->destroy = destroy;
   base->weight_create = cuda_weight_create;
   base->weight_destroy = cuda_weight_destroy;

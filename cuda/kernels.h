@@ -22,6 +22,7 @@ typedef struct bpdq_cuda_queue {
   bpdq_cuda_failure *failure; /* NULL: nobody asks */
   /* Launches only bring their kernel's code onto the device: code that is loaded lazily may not be loaded while a stream captures. */
   bool load_only;
+  bool wgmma;            /* products of many rows by planes_wgmma.cu */
   bool dependent_launch; /* programmatic dependent launch (sm_90): a kernel starts while the one before it drains */
   int multiprocessors;
   int shared_per_block; /* bytes that a block may ask for */
@@ -69,9 +70,10 @@ cudaError_t bpdq_cuda_prepare_half_tiles(const bpdq_cuda_queue *queue, const bpd
  * [rows, column_tiles]. */
 cudaError_t bpdq_cuda_prepare_bytes(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *bytes,
                                     float *scales);
-/* f16 rows in the order of layout.h, divided by a power of two per row that keeps them in range: `row_scale` [rows] multiplies back. */
-cudaError_t bpdq_cuda_prepare_half(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,
-                                   float *row_scale);
+/* f16 rows in the order of layout.h (`by_steps`: that of planes_wgmma.cu), divided by a power of two per row that keeps them in range:
+ * `row_scale` [rows] multiplies back. */
+cudaError_t bpdq_cuda_prepare_half(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, bool by_steps,
+                                   void *halves, float *row_scale);
 
 /* ---- where a product goes: y[row, offset + n] (+)= value + bias[n] ---- */
 
@@ -111,10 +113,13 @@ cudaError_t bpdq_cuda_planes_batch(const bpdq_cuda_queue *queue, const bpdq_cuda
 /* Exact f32 product of every format and any number of rows: x is f32 [rows, column_tiles * 256]. */
 cudaError_t bpdq_cuda_planes_exact(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const float *x,
                                    const bpdq_cuda_output *output);
-/* f16 tensor-core product for many rows: planes 1..4, any group. */
+/* f16 tensor-core product for many rows: planes 1..4, any group. On sm_90a the halves are `by_steps`. */
 bool bpdq_cuda_planes_gemm_supports(const bpdq_cuda_planes *planes);
 cudaError_t bpdq_cuda_planes_gemm(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *row_scale,
                                   const bpdq_cuda_output *output);
+/* The same by the matrix unit of sm_90a (planes_wgmma.cu); planes_gemm takes it where queue->wgmma says so. */
+cudaError_t bpdq_cuda_planes_wgmma(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *row_scale,
+                                   const bpdq_cuda_output *output);
 
 typedef struct bpdq_cuda_dense {
   const void *data;    /* [N, stride] of type; columns K .. stride-1 are zero. Q8: as in layout.h */

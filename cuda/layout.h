@@ -60,6 +60,12 @@ BPDQ_HOST_DEVICE static inline int bpdq_cuda_half_position(int column) {
   return j * 32 + q * 8 + u * 2 + high;
 }
 
+/* The same for the matrix unit of sm_90a (planes_wgmma.cu), which reads whole rows: k-step by k-step, in its own order. */
+BPDQ_HOST_DEVICE static inline int bpdq_cuda_half_step_position(int column) {
+  int q = column >> 5, high = (column >> 4) & 1, j = (column >> 2) & 3, u = column & 3;
+  return j * 32 + u * 8 + q * 2 + high;
+}
+
 /* Caches. K is [kv_heads, rows, width] and V is [kv_heads, rows / 32, width, 32]: blocks of 32 cache rows with the rows innermost, so that
  * both products of attention read whole sectors. rows is rounded up to 32, width (head_dim) up to 32, 64, 96, 128
  * or 256; the padding is zero. */

@@ -114,7 +114,7 @@ cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executab
       if (result != cudaSuccess) return result;
       return bpdq_cuda_planes_batch(queue, &w->planes, first, second, &output);
     case METHOD_PLANES_GEMM:
-      result = bpdq_cuda_prepare_half(queue, &prepare, w->planes.column_tiles, first, second);
+      result = bpdq_cuda_prepare_half(queue, &prepare, w->planes.column_tiles, queue->wgmma, first, second);
       if (result != cudaSuccess) return result;
       return bpdq_cuda_planes_gemm(queue, &w->planes, first, second, &output);
     case METHOD_PLANES_EXACT:

@@ -5,7 +5,7 @@
  * read in blocks of 32 positions, a dim to a thread. The last block of a kv head to finish merges the splits in a fixed order. */
 #include "kernels/attention.cuh"
 
-#define WARPS 8
+#define WARPS 16 /* positions of a short context are one block's then, and nothing has to be merged */
 #define THREADS (WARPS * 32)
 #define MAX_GROUP 8 /* query heads of a kv head */
 
@@ -71,11 +71,42 @@ __device__ static void rotate_heads(const decode_arguments &a, const decode_shar
   }
 }
 
+/* Adds up each of four values over LANES lanes. The lanes divide the values between them on the way, a quarter to each: *which is the value
+ * whose sum this lane has. */
+template <int LANES>
+__device__ __forceinline__ static float sum_lanes(const float values[4], int part, int *which) {
+  bool upper = part & (LANES / 2), odd = part & (LANES / 4);
+  float first = upper ? values[2] : values[0], second = upper ? values[3] : values[1];
+  first += __shfl_xor_sync(~0u, upper ? values[0] : values[2], LANES / 2);
+  second += __shfl_xor_sync(~0u, upper ? values[1] : values[3], LANES / 2);
+  float sum = odd ? second : first;
+  sum += __shfl_xor_sync(~0u, odd ? first : second, LANES / 4);
+#pragma unroll
+  for (int distance = LANES / 8; distance; distance >>= 1) sum += __shfl_xor_sync(~0u, sum, distance);
+  *which = upper * 2 + odd;
+  return sum;
+}
+
+/* Asks for the keys and values of the block's first chunk: all but the newest were written by earlier runs. */
+template <int WIDTH, bool Q8>
+__device__ static void prefetch_chunk(const decode_arguments &a, const decode_share &s) {
+  constexpr int ELEMENT = Q8 ? 1 : 2, BYTES = decode_shared<WIDTH>::CHUNK * WIDTH * ELEMENT;
+  const bpdq_cuda_cache &c = a.rope.cache;
+  int64_t row = s.from * 32, rows = min((s.to - s.from) * 32, (int64_t)decode_shared<WIDTH>::CHUNK);
+  const char *keys = (const char *)c.keys + bpdq_cuda_key_index(blockIdx.y, row, c.rows, WIDTH) * ELEMENT;
+  const char *values = (const char *)c.values + bpdq_cuda_value_index(blockIdx.y, row, 0, c.rows, WIDTH) * ELEMENT;
+  for (int i = threadIdx.x * 128; i < BYTES && i < rows * WIDTH * ELEMENT; i += THREADS * 128) {
+    prefetch_l2(keys + i);
+    prefetch_l2(values + i);
+  }
+}
+
 /* score[h][i] of the positions of one chunk; -inf where there is none. */
 template <int WIDTH, bool Q8>
 __device__ static void chunk_scores(const decode_arguments &a, const decode_share &s, int64_t first_row, int group,
                                     decode_shared<WIDTH> &shared) {
-  constexpr int LANES = WIDTH / 8, ROWS = 32 / LANES, CHUNK = decode_shared<WIDTH>::CHUNK, STEPS = CHUNK / (WARPS * ROWS);
+  constexpr int LANES = WIDTH / 8, ROWS = 32 / LANES, STEPS = 4;
+  static_assert(decode_shared<WIDTH>::CHUNK == STEPS * WARPS * ROWS, "each warp scores four times ROWS positions");
   const bpdq_cuda_cache &c = a.rope.cache;
   int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, part = lane % LANES;
   float keys[STEPS][8];
@@ -85,19 +116,21 @@ __device__ static void chunk_scores(const decode_arguments &a, const decode_shar
     load_values<Q8>(c.keys, bpdq_cuda_key_index(blockIdx.y, row, c.rows, WIDTH) + part * 8,
                     Q8 ? __ldcg(c.key_scales + blockIdx.y * c.rows + row) : 1.0f, keys[step]);
   }
-#pragma unroll 1
+#pragma unroll 2
   for (int h = 0; h < group; h++) {
     float4 low = *(const float4 *)&shared.query[h][part * 8], high = *(const float4 *)&shared.query[h][part * 8 + 4];
+    float dots[STEPS];
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
       const float *k = keys[step];
-      float dot = k[0] * low.x + k[1] * low.y + k[2] * low.z + k[3] * low.w + k[4] * high.x + k[5] * high.y + k[6] * high.z + k[7] * high.w;
-#pragma unroll
-      for (int distance = LANES / 2; distance; distance >>= 1) dot += __shfl_xor_sync(~0u, dot, distance);
-      int i = (step * WARPS + warp) * ROWS + lane / LANES;
-      bool valid = first_row + i >= s.start && first_row + i <= s.end;
-      if (part == 0) shared.score[h][i] = valid ? dot * a.scale : -INFINITY;
+      dots[step] =
+          k[0] * low.x + k[1] * low.y + k[2] * low.z + k[3] * low.w + k[4] * high.x + k[5] * high.y + k[6] * high.z + k[7] * high.w;
     }
+    int step;
+    float dot = sum_lanes<LANES>(dots, part, &step);
+    int i = (step * WARPS + warp) * ROWS + lane / LANES;
+    bool valid = first_row + i >= s.start && first_row + i <= s.end;
+    if (part % (LANES / 4) == 0) shared.score[h][i] = valid ? dot * a.scale : -INFINITY;
   }
 }
 
@@ -209,7 +242,7 @@ __device__ static void merge_splits(const decode_arguments &a, int active, int g
 }
 
 template <int WIDTH, bool Q8>
-__global__ void __launch_bounds__(THREADS) attention_decode_kernel(decode_arguments a) {
+__global__ void __launch_bounds__(THREADS, 2) attention_decode_kernel(decode_arguments a) {
   __shared__ __align__(16) decode_shared<WIDTH> shared;
   const bpdq_cuda_heads &h = a.rope.heads;
   int group = h.heads / h.kv_heads;
@@ -219,6 +252,7 @@ __global__ void __launch_bounds__(THREADS) attention_decode_kernel(decode_argume
   if (threadIdx.x < MAX_GROUP) shared.maximum[threadIdx.x] = -INFINITY, shared.denominator[threadIdx.x] = 0;
   if (h.head_dim < WIDTH)
     for (int i = threadIdx.x; i < MAX_GROUP * WIDTH; i += THREADS) shared.query[i / WIDTH][i % WIDTH] = 0;
+  prefetch_chunk<WIDTH, Q8>(a, s);
   __syncthreads();
   wait_for_predecessors();
   rotate_heads<WIDTH>(a, s, group, shared);

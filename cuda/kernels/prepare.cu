@@ -214,9 +214,15 @@ __global__ void __launch_bounds__(THREADS) prepare_half_tiles_kernel(bpdq_cuda_p
   if (threadIdx.x == 0) scales[tile_index] = ldexpf(c.factor, exponent - HALF_EXPONENT);
 }
 
+__device__ static int64_t half_position(int64_t column, bool by_steps) {
+  int in_block = (int)(column & 127);
+  return column - in_block + (by_steps ? bpdq_cuda_half_step_position(in_block) : bpdq_cuda_half_position(in_block));
+}
+
 /* One block per row, VALUES columns to a thread, so that the row is read once: the row's largest magnitude gives the power of two. */
 template <int VALUES>
-__global__ void __launch_bounds__(1024) prepare_half_kernel(bpdq_cuda_prepare p, int64_t stride, __half *halves, float *row_scale) {
+__global__ void __launch_bounds__(1024)
+    prepare_half_kernel(bpdq_cuda_prepare p, int64_t stride, bool by_steps, __half *halves, float *row_scale) {
   let_dependents_launch();
   int row = blockIdx.x;
   if (row >= row_count(p.run, p.last)) return;
@@ -234,14 +240,15 @@ __global__ void __launch_bounds__(1024) prepare_half_kernel(bpdq_cuda_prepare p,
 #pragma unroll
   for (int i = 0; i < VALUES; i++) {
     int64_t column = (int64_t)i * blockDim.x + threadIdx.x;
-    int64_t position = (column & ~(int64_t)127) + bpdq_cuda_half_position((int)(column & 127));
+    int64_t position = half_position(column, by_steps);
     if (column < stride) halves[row * stride + position] = __float2half(values[i] * shrink);
   }
   if (threadIdx.x == 0) row_scale[row] = ldexpf(1.0f, exponent - HALF_EXPONENT);
 }
 
 /* The same for rows too long for that: the row is read, and transformed, twice. */
-__global__ void __launch_bounds__(1024) prepare_long_half_kernel(bpdq_cuda_prepare p, int64_t stride, __half *halves, float *row_scale) {
+__global__ void __launch_bounds__(1024)
+    prepare_long_half_kernel(bpdq_cuda_prepare p, int64_t stride, bool by_steps, __half *halves, float *row_scale) {
   let_dependents_launch();
   int row = blockIdx.x;
   if (row >= row_count(p.run, p.last)) return;
@@ -253,7 +260,7 @@ __global__ void __launch_bounds__(1024) prepare_long_half_kernel(bpdq_cuda_prepa
   int exponent = exponent_of(largest);
   float shrink = ldexpf(1.0f, HALF_EXPONENT - exponent);
   for (int64_t i = threadIdx.x; i < stride; i += blockDim.x) {
-    int64_t position = (i & ~(int64_t)127) + bpdq_cuda_half_position((int)(i & 127));
+    int64_t position = half_position(i, by_steps);
     halves[row * stride + position] = __float2half(transformed(p, x, factor, i) * shrink);
   }
   if (threadIdx.x == 0) row_scale[row] = ldexpf(1.0f, exponent - HALF_EXPONENT);
@@ -300,12 +307,12 @@ cudaError_t bpdq_cuda_prepare_half_tiles(const bpdq_cuda_queue *queue, const bpd
                 arguments);
 }
 
-cudaError_t bpdq_cuda_prepare_half(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,
-                                   float *row_scale) {
+cudaError_t bpdq_cuda_prepare_half(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, bool by_steps,
+                                   void *halves, float *row_scale) {
   int64_t stride = column_tiles * 256;
   unsigned threads = stride >= 1024 ? 1024 : 256;
   int64_t values = (stride + threads - 1) / threads;
-  void *arguments[] = {(void *)prepare, &stride, &halves, &row_scale};
+  void *arguments[] = {(void *)prepare, &stride, &by_steps, &halves, &row_scale};
   const void *kernel = values <= 4    ? (const void *)prepare_half_kernel<4>
                        : values <= 8  ? (const void *)prepare_half_kernel<8>
                        : values <= 20 ? (const void *)prepare_half_kernel<20>
