@@ -118,6 +118,7 @@ bpdq_status bpdq_quantize_layer_file(const char *input, const char *output, cons
   bpdq_status status;
   BPDQ_TRY_GOTO(read_layer(input, &matrices, error), done);
   BPDQ_TRY_GOTO(bpdq_algebra_create(options->algebra, options->threads, &algebra, error), done);
+  if (options->device_memory > 0 && algebra->limit_memory) algebra->limit_memory(algebra, (uint64_t)options->device_memory);
   BPDQ_TRY_GOTO(quantize(algebra, input, &matrices, options, &result, report, error), done);
   status = write_layer(output, &result, error);
 done:

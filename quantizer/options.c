@@ -74,6 +74,8 @@ bpdq_status bpdq_check_quantize_options(const bpdq_quantize_options *options, bp
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "rounds and sweeps: 0 to 1000 are possible");
   if (recipe->restarts < 0 || recipe->restarts > 3 || (recipe->restarts && !recipe->several_starts))
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "restarts: 0 to 3 are possible, and none without several starts");
+  if (!within(options->device_memory, 0, 1e18))
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "device memory: %g bytes given, must be 0 (all) or more", options->device_memory);
   if (!bpdq_algebra_known(options->algebra))
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT,
                      "algebra: '%s' is unknown, possible are cpu, cuda, cuda:N and several of a kind joined by +, like cuda:0+cuda:1",

@@ -11,7 +11,7 @@ enum { MAX_QUANTIZING_DEVICES = 16 };
 typedef struct quantizing_flags {
   int method; /* index into quantizing_methods */
   int64_t planes, group, iterations, restarts, rounds, sweeps, final_sweeps, threads;
-  double damping, alpha, target_damping;
+  double damping, alpha, target_damping, device_memory; /* device_memory: GiB */
   bool dense_target, residual_target, best_per_row, several_starts, coordinate_descent, joint_refit, compare_gptq;
   const char *algebra, *devices;
   char device_algebra[MAX_QUANTIZING_DEVICES * 16]; /* what `devices` means */

@@ -13,6 +13,9 @@
 /* Of objectives, in both directions. Descent from sums in another order meets a few ties differently and ends in another local optimum of
  * about the same depth; in made layers of a few thousand weights, and with many planes, one weight counts for more. */
 static const double TOLERANCE = 0.01, SMALL_TOLERANCE = 0.05;
+/* Of layers with so many rows that it averages out. With 32 rows and eight planes the CPU alone ends anywhere within 7% when the weights
+ * change by a millionth (the levels lie so close that descent takes another path), with 512 rows within 1.4%; with five planes 0.4%. */
+static const double MANY_LEVELS_TOLERANCE = 0.02;
 
 static void assert_close(double value, double expected, double tolerance, const char *what) {
   if (!(fabs(value - expected) <= tolerance * fabs(expected) + 1e-12)) fail_msg("%s: cuda %.9g, cpu %.9g", what, value, expected);
@@ -67,8 +70,8 @@ static void odd_layers_agree(void **unused) {
       {"restarts", 33, 128, -1, true, 2, 32, 2},
       {"padding, dead column", 5, 70, 3, false, 2, 64, 0},
       {"one plane", 40, 160, -1, false, 1, 32, 0},
-      {"five planes", 31, 96, 9, false, 5, 96, 0},
-      {"eight planes", 32, 64, -1, false, 8, 64, 0},
+      {"five planes", 511, 96, 9, false, 5, 96, 0},
+      {"eight planes", 512, 64, -1, false, 8, 64, 0},
       {"many unknowns", 34, 544, -1, false, 3, 32, 0},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -77,7 +80,7 @@ static void odd_layers_agree(void **unused) {
     options.planes = cases[i].planes;
     options.group = cases[i].group;
     options.recipe.restarts = cases[i].restarts;
-    compare(cases[i].what, &l, &options, SMALL_TOLERANCE);
+    compare(cases[i].what, &l, &options, options.planes > 4 ? MANY_LEVELS_TOLERANCE : SMALL_TOLERANCE);
     if (l.cross) {
       join_targets(&l);
       compare("the same, summed as one", &l, &options, SMALL_TOLERANCE);

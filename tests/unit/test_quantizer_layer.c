@@ -329,7 +329,7 @@ static void options_are_checked(void **unused) {
   (void)unused;
   bpdq_error error = {0};
   char path[512], output[512];
-  for (int i = 0; i < 6; i++) {
+  for (int i = 0; i < 7; i++) {
     bpdq_quantize_options options = bpdq_quantize_default_options();
     if (i == 0) options.planes = 0;
     if (i == 1) options.group = 48;
@@ -337,6 +337,7 @@ static void options_are_checked(void **unused) {
     if (i == 3) options.iterations = 0;
     if (i == 4) options.bits = 0.5;
     if (i == 5) options.recipe.rounds = -1;
+    if (i == 6) options.device_memory = -1;
     assert_int_equal(bpdq_quantize_layer_file(input_path(VECTORS, path), output_path("x", output), &options, NULL, &error),
                      BPDQ_ERROR_ARGUMENT);
   }
