@@ -4,7 +4,7 @@
 // Activations come quantized from quantize.comp (BATCH rows share one reading of the weights), or are FUSED: each work group transforms
 // and quantizes the one input row into shared memory itself, while its first weights are under way. A norm's 1 / rms is left to the end:
 // groups have scales of their own, which take any factor. With SPLIT a work group prepares and multiplies only a part of the columns, and
-// the last one to finish adds up the parts.
+// the last one to finish adds up the parts. Fewer work groups than ranges of rows take several ranges each, for one preparation.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_integer_dot_product : require
 #extension GL_EXT_control_flow_attributes : require
@@ -36,7 +36,7 @@ layout(set = 0, binding = 4) readonly buffer Scales { vec2 scales[]; };     // e
 layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 6) buffer Output { float y[]; };
 #ifdef SPLIT // FUSED without a norm
-// The parts' results [parts][rows], and how many parts have finished, [work groups per part].
+// The parts' results [parts][rows], and how many parts have finished, [row ranges of a work group].
 layout(set = 0, binding = 4) coherent buffer Partial { float partial[]; };
 layout(set = 0, binding = 7) coherent buffer Finished { uint finished[]; };
 shared bool is_last;
@@ -138,8 +138,14 @@ float block_product(uint r, uint block, uint token) {
   return result;
 }
 
-// The sum over the threads that share a row, in the one of slice 0.
+// The sum over the threads that share a row, in the one of slice 0. Within a subgroup no thread waits for another subgroup's.
 float add_slices(float value, uint slice) {
+#ifdef SUBGROUP
+  if (SLICES <= 4) {
+    UNROLL for (uint step = 8; step < 8 * SLICES; step <<= 1) value += subgroupShuffleXor(value, step);
+    return value;
+  }
+#endif
   uint thread = gl_LocalInvocationIndex;
   barrier();
   reduction[thread] = value;
@@ -153,12 +159,12 @@ float add_slices(float value, uint slice) {
 
 #ifdef SPLIT
 // True in the work group that finishes last, for which all others' parts are visible. Leaves the counter at 0 for the next run.
-bool finish_last() {
+bool finish_last(uint counter) {
   memoryBarrierBuffer();
   barrier();
   if (gl_LocalInvocationIndex == 0) {
-    is_last = atomicAdd(finished[gl_WorkGroupID.x], 1) + 1 == gl_NumWorkGroups.z;
-    if (is_last) finished[gl_WorkGroupID.x] = 0;
+    is_last = atomicAdd(finished[counter], 1) + 1 == gl_NumWorkGroups.z;
+    if (is_last) finished[counter] = 0;
   }
   barrier();
   memoryBarrierBuffer();
@@ -173,38 +179,48 @@ float add_parts(uint row, uint slice) {
 }
 #endif
 
+// Requests the first blocks that a thread needs of a tile.
+void fetch_first(uint tile, uint r, uint slice, uint end) {
+  UNROLL for (uint i = 0; i < AHEAD; i++)
+    if (first_block + slice + i * SLICES < end) fetch(i, tile, r, first_block + slice + i * SLICES);
+}
+
 void main() {
   uint thread = gl_LocalInvocationIndex, r = thread % 8, slice = thread / 8 % SLICES;
-  uint row = (gl_WorkGroupID.x * TILES + thread / (8 * SLICES)) * 8 + r, tile = min(row, push.rows - 1) >> 3;
-  uint first = gl_WorkGroupID.y * BATCH, end = push.blocks;
+  uint first = gl_WorkGroupID.y * BATCH, end = push.blocks, last_tile = (push.rows - 1) / 8;
+  uint tile = gl_WorkGroupID.x * TILES + thread / (8 * SLICES);
 #ifdef SPLIT
   first_block = gl_WorkGroupID.z * BLOCKS;
   end = min(end, first_block + BLOCKS);
 #endif
-  // The first weights are under way while the input is prepared.
-  UNROLL for (uint i = 0; i < AHEAD; i++)
-    if (first_block + slice + i * SLICES < end) fetch(i, tile, r, first_block + slice + i * SLICES);
+  // The first weights are under way while the input is prepared, and a tile's while the one before it ends.
+  fetch_first(min(tile, last_tile), r, slice, end);
   if (FUSED != 0) quantize_row(input_row(first) * push.x_stride, push.columns, push.epsilon);
   uint count = output_rows();
-  float results[BATCH];
-  UNROLL for (uint t = 0; t < BATCH; t++) results[t] = 0.0;
-  for (uint step = first_block + slice; step < end; step += SLICES * AHEAD)
-    UNROLL for (uint i = 0; i < AHEAD; i++) {
-      uint block = step + i * SLICES;
-      if (block < end) {
-        UNROLL for (uint p = 0; p < PLANES; p++) words[p] = next_words[i * PLANES + p];
-        UNROLL for (uint c = 0; c < RUNS * COEFFICIENT_WORDS; c++) block_coefficients[c] = next_coefficients[i * RUNS * COEFFICIENT_WORDS + c];
-        if (block + SLICES * AHEAD < end) fetch(i, tile, r, block + SLICES * AHEAD);
-        UNROLL for (uint t = 0; t < BATCH; t++) results[t] += block_product(r, block, min(first + t, count - 1));
+  for (uint start = gl_WorkGroupID.x * TILES; start <= last_tile; start += gl_NumWorkGroups.x * TILES) {
+    uint held = min(tile, last_tile), row = tile * 8 + r;
+    float results[BATCH];
+    UNROLL for (uint t = 0; t < BATCH; t++) results[t] = 0.0;
+    for (uint step = first_block + slice; step < end; step += SLICES * AHEAD)
+      UNROLL for (uint i = 0; i < AHEAD; i++) {
+        uint block = step + i * SLICES;
+        if (block < end) {
+          UNROLL for (uint p = 0; p < PLANES; p++) words[p] = next_words[i * PLANES + p];
+          UNROLL for (uint c = 0; c < RUNS * COEFFICIENT_WORDS; c++) block_coefficients[c] = next_coefficients[i * RUNS * COEFFICIENT_WORDS + c];
+          if (block + SLICES * AHEAD < end) fetch(i, held, r, block + SLICES * AHEAD);
+          UNROLL for (uint t = 0; t < BATCH; t++) results[t] += block_product(r, block, min(first + t, count - 1));
+        }
       }
-    }
-  UNROLL for (uint t = 0; t < BATCH; t++) {
-    float result = add_slices(results[t], slice) * row_factor;
+    tile += gl_NumWorkGroups.x * TILES;
+    if (start + gl_NumWorkGroups.x * TILES <= last_tile) fetch_first(min(tile, last_tile), r, slice, end);
+    UNROLL for (uint t = 0; t < BATCH; t++) {
+      float result = add_slices(results[t], slice) * row_factor;
 #ifdef SPLIT
-    if (slice == 0 && row < push.rows) partial[gl_WorkGroupID.z * push.rows + row] = result;
-    if (!finish_last()) return;
-    result = add_parts(row, slice);
+      if (slice == 0 && row < push.rows) partial[gl_WorkGroupID.z * push.rows + row] = result;
+      if (!finish_last(start / TILES)) continue;
+      result = add_parts(row, slice);
 #endif
-    if (slice == 0 && row < push.rows && first + t < count) store(first + t, row, result);
+      if (slice == 0 && row < push.rows && first + t < count) store(first + t, row, result);
+    }
   }
 }

@@ -2,6 +2,9 @@
 // Several tokens times bit-planes on cooperative matrices: a tile of weights is dequantized to f16 in shared memory, the activations are
 // f16 already (transform.comp with HALF), the sums are f32. In every 32 columns, columns i and i + 16 form a pair in both operands: two bits
 // of a plane word then become two f16 numbers with one shift, one mask and one multiplication, and a dot product has no order.
+// With two BUFFERS a step is put down while the one before it is multiplied. Shared memory is declared in 16-byte words, so that the
+// compiler can prove what the matrix loads of NVIDIA need. Sizes are macros: arrays sized by specialization constants made NVIDIA's
+// compiler (580.159) crash.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types : require
 #extension GL_EXT_control_flow_attributes : require
@@ -9,7 +12,7 @@
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_cooperative_matrix : require
 layout(local_size_x_id = 0) in;
-layout(constant_id = 0) const uint THREADS = 256; // 8 subgroups of 32
+layout(constant_id = 0) const uint GROUP_THREADS = 256; // THREADS
 layout(constant_id = 1) const uint PLANES = 2;
 layout(constant_id = 2) const uint GROUP = 64;
 layout(constant_id = 3) const uint NUMBER = 2;
@@ -21,86 +24,97 @@ layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 6) buffer Output { float y[]; };
 #include "linear.glsl"
 #include "planes.glsl"
-const uint TILE = 128;              // rows and tokens of a work group
-const uint DEPTH = 64;              // columns per step: two words per row, one for each of its two threads
-const uint STRIDE = DEPTH / 4 + 2;  // in f16vec4; the padding spreads rows over the banks
-const uint TOKEN_TILES = 4, ROW_TILES = 2; // 16 x 16 tiles of a subgroup: 64 tokens by 32 rows
-shared f16vec4 inputs[TILE * STRIDE];
-shared f16vec4 weights[TILE * STRIDE];
-shared float results[8 * 256]; // a 16 x 16 tile per subgroup on its way out
-
-f16vec4 pairs(uint first, uint second) { return f16vec4(unpackFloat2x16(first), unpackFloat2x16(second)); }
+// Defined from outside: SUBGROUPS, SUBGROUP_ROWS (16-row tiles of a subgroup, which has 64 tokens), DEPTH (columns per step), BUFFERS.
+#define TILE 128 // rows and tokens of a work group
+#define THREADS (SUBGROUPS * 32)
+#define TOKEN_TILES 4
+#define STRIDE (DEPTH / 8 + 1)                   // in 16-byte words; the padding spreads rows over the banks
+#define INPUTS (TILE * DEPTH / 8 / THREADS)      // 16-byte words that a thread fetches per step
+#define ROW_WORDS (DEPTH / 32)                   // plane words of a row per step
+#define SHARERS (THREADS / TILE)                 // threads of a row: each has a word, or a half of one
+#define PAIRS (DEPTH / 2 / SHARERS)              // pairs of columns that a thread dequantizes per step
+#define MOST_PLANES 8
+shared uvec4 inputs[BUFFERS * TILE * STRIDE];
+shared uvec4 weights[BUFFERS * TILE * STRIDE];
+shared float results[SUBGROUPS * 256]; // a 16 x 16 tile per subgroup on its way out
 
 // What one thread fetches for a step before the step before it is computed.
-struct Fetched {
-  uvec4 x[4];
-  uint words[PLANES];
-  float16_t scales[PLANES + 1];
-};
+uvec4 next_inputs[INPUTS];
+uint next_words[MOST_PLANES];
+uint next_coefficients[MOST_PLANES + 1];
 
-void fetch(uint first_row, uint first_token, uint step, out Fetched f) {
+void fetch(uint first_row, uint first_token, uint step) {
   uint thread = gl_LocalInvocationIndex;
-  [[unroll]] for (uint i = 0; i < 4; i++) {
+  [[unroll]] for (uint i = 0; i < INPUTS; i++) {
     uint at = thread + i * THREADS;
-    f.x[i] = x[(first_token + at / 8) * push.x_stride + step * 8 + at % 8];
+    next_inputs[i] = x[(first_token + at / (DEPTH / 8)) * push.x_stride + step * (DEPTH / 8) + at % (DEPTH / 8)];
   }
-  uint row = min(first_row + thread / 2, push.rows - 1), word = step * 2 + thread % 2;
+  uint row = min(first_row + thread / SHARERS, push.rows - 1), word = step * ROW_WORDS + (ROW_WORDS > 1 ? thread % SHARERS : 0);
   uint tile = row >> 3, r = row & 7, slot = tile * push.groups + word / GROUP_WORDS;
-  [[unroll]] for (uint p = 0; p < PLANES; p++) f.words[p] = matrix[(((tile * push.blocks + word / 4) * PLANES + p) * 8 + r) * 4 + word % 4];
-  [[unroll]] for (uint p = 0; p <= PLANES; p++) f.scales[p] = float16_t(coefficient(slot, p, r));
+  [[unroll]] for (uint p = 0; p < MOST_PLANES; p++)
+    if (p < PLANES) next_words[p] = matrix[(((tile * push.blocks + word / 4) * PLANES + p) * 8 + r) * 4 + word % 4];
+  [[unroll]] for (uint c = 0; c <= MOST_PLANES; c++)
+    if (c < COEFFICIENT_WORDS) next_coefficients[c] = coefficient_word(slot, c, r);
 }
 
-void put(Fetched f) {
-  uint thread = gl_LocalInvocationIndex;
-  [[unroll]] for (uint i = 0; i < 4; i++) {
-    uint at = thread + i * THREADS, to = at / 8 * STRIDE + at % 8 * 2;
-    inputs[to] = pairs(f.x[i].x, f.x[i].y);
-    inputs[to + 1] = pairs(f.x[i].z, f.x[i].w);
+f16vec2 scale_of(uint plane, uint r) { return f16vec2(float16_t(coefficient_value(next_coefficients[word_of(plane)], plane, r))); }
+
+void put(uint first_row, uint buffer_index) {
+  uint thread = gl_LocalInvocationIndex, base = buffer_index * TILE * STRIDE;
+  [[unroll]] for (uint i = 0; i < INPUTS; i++) {
+    uint at = thread + i * THREADS;
+    inputs[base + at / (DEPTH / 8) * STRIDE + at % (DEPTH / 8)] = next_inputs[i];
   }
-  uint to = thread / 2 * STRIDE + thread % 2 * 8;
-  [[unroll]] for (uint i = 0; i < 8; i++) {
-    f16vec2 a = f16vec2(f.scales[PLANES]), b = a;
-    [[unroll]] for (uint p = 0; p < PLANES; p++) {
-      a = fma(unpackFloat2x16((f.words[p] >> (2 * i) & 0x00010001u) * 0x3c00u), f16vec2(f.scales[p]), a);
-      b = fma(unpackFloat2x16((f.words[p] >> (2 * i + 1) & 0x00010001u) * 0x3c00u), f16vec2(f.scales[p]), b);
+  uint r = min(first_row + thread / SHARERS, push.rows - 1) & 7, first = PAIRS < 16 ? thread % SHARERS * PAIRS : 0;
+  uint to = base + thread / SHARERS * STRIDE + thread % SHARERS * (PAIRS / 4);
+  [[unroll]] for (uint q = 0; q < PAIRS / 4; q++) {
+    uvec4 packed_pairs;
+    [[unroll]] for (uint i = 0; i < 4; i++) {
+      f16vec2 pair = scale_of(PLANES, r);
+      [[unroll]] for (uint p = 0; p < MOST_PLANES; p++)
+        if (p < PLANES) pair = fma(unpackFloat2x16((next_words[p] >> (first + 4 * q + i) & 0x00010001u) * 0x3c00u), scale_of(p, r), pair);
+      packed_pairs[i] = packFloat2x16(pair);
     }
-    weights[to + i] = f16vec4(a, b);
+    weights[to + q] = packed_pairs;
   }
 }
 
 void main() {
   uint first_row = gl_WorkGroupID.x * TILE, first_token = gl_WorkGroupID.y * TILE;
-  uint token_part = gl_SubgroupID / 4 * 64, row_part = gl_SubgroupID % 4 * 32;
-  coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator> sums[TOKEN_TILES * ROW_TILES];
-  [[unroll]] for (uint i = 0; i < TOKEN_TILES * ROW_TILES; i++)
+  uint token_part = gl_SubgroupID / (SUBGROUPS / 2) * 64, row_part = gl_SubgroupID % (SUBGROUPS / 2) * (16 * SUBGROUP_ROWS);
+  coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator> sums[TOKEN_TILES * SUBGROUP_ROWS];
+  [[unroll]] for (uint i = 0; i < TOKEN_TILES * SUBGROUP_ROWS; i++)
     sums[i] = coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator>(0.0);
 
   uint steps = (push.columns + DEPTH - 1) / DEPTH;
-  Fetched next;
-  fetch(first_row, first_token, 0, next);
+  fetch(first_row, first_token, 0);
+  if (BUFFERS == 2) put(first_row, 0);
   for (uint step = 0; step < steps; step++) {
-    put(next);
+    if (BUFFERS == 1) put(first_row, 0);
     barrier();
-    if (step + 1 < steps) fetch(first_row, first_token, step + 1, next);
+    if (step + 1 < steps) fetch(first_row, first_token, step + 1);
+    uint base = BUFFERS == 2 ? (step & 1) * TILE * STRIDE : 0;
     [[unroll]] for (uint k = 0; k < DEPTH / 16; k++) {
       coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseA> a[TOKEN_TILES];
       coopmat<float16_t, gl_ScopeSubgroup, 16, 16, gl_MatrixUseB> b;
       [[unroll]] for (uint i = 0; i < TOKEN_TILES; i++)
-        coopMatLoad(a[i], inputs, (token_part + 16 * i) * STRIDE + 4 * k, STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-      [[unroll]] for (uint j = 0; j < ROW_TILES; j++) {
-        coopMatLoad(b, weights, (row_part + 16 * j) * STRIDE + 4 * k, STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
-        [[unroll]] for (uint i = 0; i < TOKEN_TILES; i++) sums[i * ROW_TILES + j] = coopMatMulAdd(a[i], b, sums[i * ROW_TILES + j]);
+        coopMatLoad(a[i], inputs, base + (token_part + 16 * i) * STRIDE + 2 * k, STRIDE, gl_CooperativeMatrixLayoutRowMajor);
+      [[unroll]] for (uint j = 0; j < SUBGROUP_ROWS; j++) {
+        coopMatLoad(b, weights, base + (row_part + 16 * j) * STRIDE + 2 * k, STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
+        [[unroll]] for (uint i = 0; i < TOKEN_TILES; i++) sums[i * SUBGROUP_ROWS + j] = coopMatMulAdd(a[i], b, sums[i * SUBGROUP_ROWS + j]);
       }
     }
-    barrier();
+    if (BUFFERS == 2 && step + 1 < steps) put(first_row, step + 1 & 1);
+    if (BUFFERS == 1) barrier();
   }
 
   uint count = output_rows(), staging = gl_SubgroupID * 256;
   [[unroll]] for (uint i = 0; i < TOKEN_TILES; i++)
-    [[unroll]] for (uint j = 0; j < ROW_TILES; j++) {
-      coopMatStore(sums[i * ROW_TILES + j], results, staging, 16, gl_CooperativeMatrixLayoutRowMajor);
+    [[unroll]] for (uint j = 0; j < SUBGROUP_ROWS; j++) {
+      coopMatStore(sums[i * SUBGROUP_ROWS + j], results, staging, 16, gl_CooperativeMatrixLayoutRowMajor);
       subgroupBarrier();
-      for (uint at = gl_SubgroupInvocationID; at < 256; at += gl_SubgroupSize) {
+      [[unroll]] for (uint e = 0; e < 8; e++) { // of 32 lanes; a loop that stays one would leave `sums` in memory, at a fifteenth of the speed
+        uint at = gl_SubgroupInvocationID + 32 * e;
         uint token = first_token + token_part + 16 * i + at / 16, row = first_row + row_part + 16 * j + at % 16;
         if (token < count && row < push.rows) store(token, row, results[staging + at]);
       }

@@ -224,8 +224,14 @@ static void large_shapes(suite *s) {
         all_activations[a]};
     linear_case deep = {BPDQ_WEIGHT_PLANES,       {512}, 4864 + 32, 2,     256,   BPDQ_BF16, 1, 1,
                         BPDQ_TRANSFORM_SILU_GATE, false, true,      false, false, 0,         0, all_activations[a]};
+    linear_case tall = wide; /* more rows than the work groups of a persistent kernel take at once */
+    tall.rows[0] = 40003;
+    tall.columns = 160;
     run_linear(s, &wide, 9400);
     run_linear(s, &deep, 9401);
+    run_linear(s, &tall, 9406);
+    tall.columns = 1100; /* and those of one that keeps a row's activations */
+    run_linear(s, &tall, 9407);
     if (s->quick) continue;
     wide.tokens = wide.max_tokens = 200;
     run_linear(s, &wide, 9402);

@@ -11,10 +11,9 @@
 #define DENSE_REPEAT 2 /* rows per thread */
 #define HEAD_REPEAT 8  /* of matrices with so many rows that work groups need not be many */
 #define HEAD_ROWS 32768
-#define HEAD_GROUPS 528    /* of linear_head.comp: about what a large device holds */
-#define TILE 64            /* rows and tokens of linear_tile.comp */
-#define MATRIX_THREADS 256 /* linear_matrix.comp */
-#define MATRIX_TILE 128
+#define HEAD_GROUPS 528 /* of linear_head.comp: about what a large device holds */
+#define TILE 64         /* rows and tokens of linear_tile.comp */
+#define MATRIX_TILE 128 /* rows and tokens of linear_matrix.comp */
 #define MATRIX_DEPTH 64
 #define VECTOR_TOKENS 8 /* up to this many rows, each is a product of its own */
 
@@ -145,7 +144,8 @@ static bpdq_status add_head(vulkan_builder *builder, const product *p, bpdq_erro
 static bpdq_status add_quantize(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
   uint64_t tokens = (uint64_t)builder->program->max_tokens;
-  const uint32_t constants[] = {64, (uint32_t)weight->group, p->transform, wide};
+  uint32_t threads = p->transform == BPDQ_TRANSFORM_RMS_NORM ? VECTOR_THREADS : 64; /* each work group adds up the squares of the row */
+  const uint32_t constants[] = {threads, (uint32_t)weight->group, p->transform, wide};
   vulkan_dispatch dispatch;
   BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "quantize", constants, 4, error));
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
@@ -239,8 +239,8 @@ static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide,
   const vulkan_context *context = &builder->vulkan->context;
   dot_plan plan = plan_dot(builder, p, wide);
   bool fused = plan.variant.fused, split = plan.variant.parts > 1;
-  /* Threads of a word must be neighbours within a subgroup. */
-  bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 8 && !context->is_cpu;
+  /* Up to 4 threads of each of 8 rows must be within a subgroup. */
+  bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 32 && !context->is_cpu;
   const uint32_t constants[] = {plan.variant.threads,
                                 plan.variant.slices,
                                 (uint32_t)weight->planes,
@@ -258,6 +258,8 @@ static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide,
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, names[wide][split][subgroup], constants, 10, error));
     bind_common(&dispatch, p, piece, p->input->desc.columns);
     set_grid(&dispatch, p, piece, plan.variant.threads / plan.variant.slices, plan.batch);
+    uint32_t ranges = dispatch.grid[0];
+    if (plan.variant.groups && dispatch.grid[0] > plan.variant.groups) dispatch.grid[0] = plan.variant.groups;
     if (fused) {
       bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
       bpdq_vulkan_read(&dispatch, 4, p->norm);
@@ -268,7 +270,7 @@ static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide,
     if (split) {
       dispatch.grid[2] = (uint32_t)bpdq_ceil_div((uint64_t)weight->blocks, plan.part_blocks);
       bpdq_vulkan_write_scratch(builder, &dispatch, 4, VULKAN_SCRATCH_PARTIAL, (uint64_t)piece->rows * dispatch.grid[2] * 4);
-      bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, (uint64_t)dispatch.grid[0] * 4);
+      bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, (uint64_t)ranges * 4);
     }
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
@@ -302,10 +304,11 @@ static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_er
   int64_t width = (int64_t)bpdq_round_up((uint64_t)weight->columns, MATRIX_DEPTH);
   int64_t rows = (int64_t)bpdq_round_up((uint64_t)builder->program->max_tokens, MATRIX_TILE);
   BPDQ_TRY(bpdq_vulkan_add_transform_f16(builder, &p->op->transform, p->op->input, weight->columns, width, rows, error));
-  const uint32_t constants[] = {MATRIX_THREADS, (uint32_t)weight->planes, (uint32_t)weight->group, weight->number};
+  const vulkan_matrix_variant *variant = bpdq_vulkan_matrix_variant();
+  const uint32_t constants[] = {variant->threads, (uint32_t)weight->planes, (uint32_t)weight->group, weight->number};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
-    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "matrix_planes", constants, 4, error));
+    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, variant->shader, constants, 4, error));
     bind_common(&dispatch, p, &weight->pieces[i], width / 8);
     bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_TRANSFORMED);
     set_grid(&dispatch, p, &weight->pieces[i], MATRIX_TILE, MATRIX_TILE);

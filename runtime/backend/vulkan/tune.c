@@ -8,7 +8,8 @@
 #define BUDGET_NANOSECONDS 1000000000ull /* for all products of a program together */
 #define LEAST_WEIGHTS ((int64_t)1 << 20) /* smaller products are as fast in any variant */
 #define MOST_WEIGHTS 32                  /* of one shape, so that together they exceed the device's cache */
-#define RUNS 4
+#define RUNS 6
+#define WARM_UP_NANOSECONDS 100000000ull /* an idle device's clocks take about so long to rise; seen on an H200 */
 
 /* The products of one shape, as a program over two tensors: 0 is the input, 1 the output. */
 typedef struct trial {
@@ -64,6 +65,15 @@ static bpdq_status measure(bpdq_vulkan *vulkan, const trial *t, const vulkan_dot
   return status;
 }
 
+/* Runs a trial until the device's clocks have risen. */
+static bpdq_status warm_up(bpdq_vulkan *vulkan, const trial *t, bpdq_error *error) {
+  uint64_t nanoseconds, start = bpdq_monotonic_nanoseconds();
+  size_t count;
+  const vulkan_dot_variant *variants = bpdq_vulkan_dot_variants(&count);
+  while (bpdq_monotonic_nanoseconds() - start < WARM_UP_NANOSECONDS) BPDQ_TRY(measure(vulkan, t, &variants[0], &nanoseconds, error));
+  return BPDQ_OK;
+}
+
 static bpdq_status choose(bpdq_vulkan *vulkan, const trial *t, const vulkan_tuning_key *key, uint64_t deadline, bpdq_error *error) {
   size_t count;
   const vulkan_dot_variant *variants = bpdq_vulkan_dot_variants(&count), *best = NULL;
@@ -78,8 +88,8 @@ static bpdq_status choose(bpdq_vulkan *vulkan, const trial *t, const vulkan_tuni
   }
   if (!best) return BPDQ_OK;
   bpdq_vulkan_tuning_keep(&vulkan->tuning, key, best);
-  bpdq_log_info(&vulkan->context.log, "vulkan: %u x %u, k=%u g=%u: %u threads, %u per row, %u ahead, %u parts%s: %.1f us", key->rows,
-                key->columns, key->planes, key->group, best->threads, best->slices, best->ahead, best->parts,
+  bpdq_log_info(&vulkan->context.log, "vulkan: %u x %u, k=%u g=%u: %u threads, %u per row, %u ahead, %u parts, %u groups%s: %.1f us",
+                key->rows, key->columns, key->planes, key->group, best->threads, best->slices, best->ahead, best->parts, best->groups,
                 best->fused ? "" : ", prepared apart", (double)least * 1e-3 / (double)t->program.count);
   return BPDQ_OK;
 }
@@ -87,7 +97,7 @@ static bpdq_status choose(bpdq_vulkan *vulkan, const trial *t, const vulkan_tuni
 bpdq_status bpdq_vulkan_tune(bpdq_vulkan *vulkan, const bpdq_program *program, bpdq_error *error) {
   const vulkan_context *context = &vulkan->context;
   vulkan_dot_variant variant;
-  bool forced = getenv("BPDQ_VULKAN_TUNE") != NULL, wide = program->activations == BPDQ_ACTIVATIONS_16;
+  bool warm = false, forced = getenv("BPDQ_VULKAN_TUNE") != NULL, wide = program->activations == BPDQ_ACTIVATIONS_16;
   if (program->max_tokens != 1 || program->activations == BPDQ_ACTIVATIONS_F32 || !context->features.integer_dot ||
       (context->is_cpu && !forced) || bpdq_vulkan_forced_variant(&variant))
     return BPDQ_OK;
@@ -100,7 +110,9 @@ bpdq_status bpdq_vulkan_tune(bpdq_vulkan *vulkan, const bpdq_program *program, b
     trial t = {0};
     collect(&t, program, i, wide);
     BPDQ_TRY(bpdq_vulkan_state_create(vulkan, t.tensors, 2, &t.state, error));
-    bpdq_status status = choose(vulkan, &t, &key, forced ? UINT64_MAX : deadline, error);
+    bpdq_status status = warm ? BPDQ_OK : warm_up(vulkan, &t, error);
+    warm = true;
+    if (status == BPDQ_OK) status = choose(vulkan, &t, &key, forced ? UINT64_MAX : deadline, error);
     bpdq_vulkan_state_destroy(vulkan, t.state);
     BPDQ_TRY(status);
   }

@@ -6,13 +6,14 @@
 
 #include "backend/vulkan/cache_file.h"
 
-#define HEADER "bpdq product variants 1\n"
+#define HEADER "bpdq product variants 2\n"
 #define FILE_LIMIT 65536
 #define LINE_BYTES 160
-#define NUMBERS 12 /* of a line: the key, then the variant */
+#define NUMBERS 13 /* of a line: the key, then the variant */
 
 static bool same_variant(const vulkan_dot_variant *a, const vulkan_dot_variant *b) {
-  return a->threads == b->threads && a->slices == b->slices && a->ahead == b->ahead && a->parts == b->parts && a->fused == b->fused;
+  return a->threads == b->threads && a->slices == b->slices && a->ahead == b->ahead && a->parts == b->parts && a->groups == b->groups &&
+         a->fused == b->fused;
 }
 
 static bool is_known(const vulkan_dot_variant *variant) {
@@ -51,7 +52,7 @@ static void keep(vulkan_tuning *tuning, const vulkan_choice *choice) {
 static void to_numbers(const vulkan_choice *choice, uint32_t numbers[NUMBERS]) {
   const vulkan_dot_variant *v = &choice->variant;
   memcpy(numbers, &choice->key, sizeof choice->key);
-  memcpy(numbers + 7, (uint32_t[]){v->threads, v->slices, v->ahead, v->parts, v->fused}, 5 * sizeof *numbers);
+  memcpy(numbers + 7, (uint32_t[]){v->threads, v->slices, v->ahead, v->parts, v->groups, v->fused}, 6 * sizeof *numbers);
 }
 
 /* One line of decimal numbers with single blanks. */
@@ -66,8 +67,8 @@ static bool parse_line(const char *line, vulkan_choice *choice) {
     line++;
   }
   memcpy(&choice->key, numbers, sizeof choice->key);
-  choice->variant = (vulkan_dot_variant){numbers[7], numbers[8], numbers[9], numbers[10], numbers[11] == 1};
-  return numbers[11] <= 1 && is_known(&choice->variant);
+  choice->variant = (vulkan_dot_variant){numbers[7], numbers[8], numbers[9], numbers[10], numbers[11], numbers[12] == 1};
+  return numbers[12] <= 1 && is_known(&choice->variant);
 }
 
 bool bpdq_vulkan_tuning_parse(vulkan_tuning *tuning, const char *text, size_t size) {

@@ -9,11 +9,21 @@ typedef struct vulkan_dot_variant {
   uint32_t slices;  /* threads that share a row */
   uint32_t ahead;   /* blocks of weights that a thread requests before it needs them */
   uint32_t parts;   /* about so many work groups share the columns of a row; 1: they are not cut */
+  uint32_t groups;  /* at most so many work groups share the rows; 0: each takes one range of rows */
   bool fused;       /* each work group prepares the input itself; else a dispatch of its own does it once */
 } vulkan_dot_variant;
 
 /* Every variant that is worth a measurement. */
 const vulkan_dot_variant *bpdq_vulkan_dot_variants(size_t *count);
+
+/* How linear_matrix.comp is set up for programs of many rows. */
+typedef struct vulkan_matrix_variant {
+  const char *shader;
+  uint32_t threads;
+} vulkan_matrix_variant;
+
+/* The usual one, or the one whose index is in BPDQ_VULKAN_MATRIX. */
+const vulkan_matrix_variant *bpdq_vulkan_matrix_variant(void);
 
 /* The variant whose index is in BPDQ_VULKAN_VARIANT: tests and measurements force one wherever it is possible. */
 bool bpdq_vulkan_forced_variant(vulkan_dot_variant *variant);
