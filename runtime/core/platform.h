@@ -23,6 +23,11 @@ void bpdq_map_release(const bpdq_mapping *mapping, uint64_t offset, uint64_t byt
 /* Reads a whole file of at most `limit` bytes into malloc'ed memory with a NUL behind it (not counted in *size). */
 bpdq_status bpdq_read_file(const char *path, uint64_t limit, char **data, size_t *size, bpdq_error *error);
 
+/* Zeroed memory of `bytes` > 0 in a file in `folder` that has no name and vanishes with the memory: the system moves it out where main
+ * memory is short. The disk's room is taken at once; BPDQ_ERROR_IO where there is not enough. */
+bpdq_status bpdq_map_scratch(const char *folder, uint64_t bytes, void **memory, bpdq_error *error);
+void bpdq_unmap_scratch(void *memory, uint64_t bytes); /* NULL is allowed */
+
 bool bpdq_path_exists(const char *path);
 bool bpdq_path_is_folder(const char *path);
 

@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -75,6 +76,42 @@ bpdq_status bpdq_map_file(const char *path, bpdq_mapping *mapping, bpdq_error *e
 void bpdq_unmap_file(bpdq_mapping *mapping) {
   if (mapping->data) munmap((void *)mapping->data, (size_t)mapping->size);
   *mapping = (bpdq_mapping){0};
+}
+
+/* Asked first, because where a file system cannot reserve room the C library writes to every block until the disk is full. */
+static bpdq_status check_room(int fd, const char *folder, uint64_t bytes, bpdq_error *error) {
+  struct statvfs info;
+  if (fstatvfs(fd, &info) != 0) return fail_errno(error, errno, "examine", folder);
+  double room = (double)info.f_bavail * (double)info.f_frsize;
+  if ((double)bytes <= room && bytes <= SIZE_MAX / 2) return BPDQ_OK;
+  return bpdq_fail(error, BPDQ_ERROR_IO, "the disk of '%s' has room for %.1f GiB where %.1f GiB are needed", folder, room / (1 << 30),
+                   (double)bytes / (1 << 30));
+}
+
+bpdq_status bpdq_map_scratch(const char *folder, uint64_t bytes, void **memory, bpdq_error *error) {
+  *memory = NULL;
+  char *path = bpdq_path_join(folder, "scratch.partial-XXXXXX");
+  if (!path) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of memory");
+  int fd = mkostemp(path, O_CLOEXEC), code = errno;
+  if (fd >= 0) unlink(path);
+  free(path);
+  if (fd < 0) return fail_errno(error, code, "create a temporary file in", folder);
+  bpdq_status status = check_room(fd, folder, bytes, error);
+  if (status == BPDQ_OK) {
+    code = posix_fallocate(fd, 0, (off_t)bytes);
+    void *data = code ? MAP_FAILED : mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (!code && data == MAP_FAILED) code = errno;
+    if (code)
+      status = fail_errno(error, code, "reserve a temporary file in", folder);
+    else
+      *memory = data;
+  }
+  close(fd);
+  return status;
+}
+
+void bpdq_unmap_scratch(void *memory, uint64_t bytes) {
+  if (memory) munmap(memory, (size_t)bytes);
 }
 
 /* madvise wants page-aligned ranges. `outward` widens the range to whole pages, otherwise it shrinks to the pages that lie
