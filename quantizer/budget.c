@@ -170,8 +170,9 @@ static bpdq_status take_windows(finder *f, const bpdq_calibration *calibration, 
 static bpdq_status measure(finder *f, const bpdq_calibration *calibration, bpdq_error *error) {
   BPDQ_TRY(take_windows(f, calibration, error));
   BPDQ_TRY(bpdq_sensitivity_create(f->checkpoint, &f->windows, f->options, &f->sensitivity, error));
-  BPDQ_TRY(bpdq_streams_create(f->algebra, f->checkpoint, &f->windows, false, false, f->options->threads, f->options->cancel, &f->streams,
-                               error));
+  bpdq_streams_desc desc = {
+      .checkpoint = f->checkpoint, .calibration = &f->windows, .threads = f->options->threads, .cancel = f->options->cancel};
+  BPDQ_TRY(bpdq_streams_create(f->algebra, &desc, &f->streams, error));
   for (int group = f->options->group; group <= 256 && f->group_count < MAX_GROUPS; group *= 2) f->groups[f->group_count++] = group;
   f->linears = f->checkpoint->config.layers * BPDQ_LINEARS;
   f->lowest = f->options->bits < 2 + 16.0 * 3 / f->groups[f->group_count - 1] ? 1 : 2;

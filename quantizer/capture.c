@@ -5,17 +5,11 @@ bool bpdq_stage_closes(bpdq_stage stage) { return stage == BPDQ_STAGE_O || stage
 
 bool bpdq_streams_dense(const bpdq_streams_desc *desc) { return desc->dense_target || desc->residual_target; }
 
-bpdq_status bpdq_streams_create(bpdq_algebra *algebra, const bpdq_checkpoint *checkpoint, const bpdq_calibration *calibration,
-                                bool dense_target, bool residual_target, int threads, const volatile int *cancel, bpdq_streams **streams,
-                                bpdq_error *error) {
-  bpdq_streams_desc desc = {.checkpoint = checkpoint,
-                            .calibration = calibration,
-                            .window_count = calibration->count,
-                            .dense_target = dense_target,
-                            .residual_target = residual_target,
-                            .threads = threads,
-                            .cancel = cancel};
-  return algebra->streams_create(algebra, &desc, streams, error);
+bpdq_status bpdq_streams_create(bpdq_algebra *algebra, const bpdq_streams_desc *desc, bpdq_streams **streams, bpdq_error *error) {
+  bpdq_streams_desc all = *desc;
+  all.first_window = 0;
+  all.window_count = desc->calibration->count;
+  return algebra->streams_create(algebra, &all, streams, error);
 }
 
 void bpdq_streams_destroy(bpdq_streams *streams) {

@@ -29,6 +29,9 @@ struct bpdq_streams_desc {
   bool dense_target, residual_target;
   int threads;                /* 0: one per core */
   const volatile int *cancel; /* NULL, or a flag: set, captures stop with BPDQ_ERROR_CANCELLED */
+  const char *spill_folder;   /* where activations may go that memory has no room for (stream_memory.h), or NULL */
+  bool spill;                 /* they go there in any case, if not to a device */
+  const bpdq_log *log;        /* may be NULL */
 };
 
 struct bpdq_streams {
@@ -52,10 +55,8 @@ struct bpdq_streams {
 /* Activations in host memory and forward passes over OpenBLAS, for the statistics of any algebra. */
 bpdq_status bpdq_cpu_streams_create(bpdq_algebra *algebra, const bpdq_streams_desc *desc, bpdq_streams **streams, bpdq_error *error);
 
-/* Both streams at the embeddings of all windows of the calibration. */
-bpdq_status bpdq_streams_create(bpdq_algebra *algebra, const bpdq_checkpoint *checkpoint, const bpdq_calibration *calibration,
-                                bool dense_target, bool residual_target, int threads, const volatile int *cancel, bpdq_streams **streams,
-                                bpdq_error *error);
+/* Both streams at the embeddings of all windows of the calibration, whatever range the description names. */
+bpdq_status bpdq_streams_create(bpdq_algebra *algebra, const bpdq_streams_desc *desc, bpdq_streams **streams, bpdq_error *error);
 void bpdq_streams_destroy(bpdq_streams *streams); /* NULL is allowed */
 
 /* Whether a dense stream is kept. */

@@ -460,10 +460,15 @@ static bpdq_status prepare(run *r, const char *source, const char *destination, 
   if (o->device_memory > 0 && r->algebra->limit_memory) r->algebra->limit_memory(r->algebra, (uint64_t)o->device_memory);
   if (o->bits > 0) BPDQ_TRY(make_plan(r, error));
   if (r->method->calibrated) {
-    bool dense_target = r->method->dense_stream && o->recipe.dense_target,
-         residual_target = r->method->dense_stream && o->recipe.residual_target;
-    BPDQ_TRY(bpdq_streams_create(r->algebra, &r->checkpoint, &r->calibration, dense_target, residual_target, o->threads, o->cancel,
-                                 &r->streams, error));
+    bpdq_streams_desc desc = {.checkpoint = &r->checkpoint,
+                              .calibration = &r->calibration,
+                              .dense_target = r->method->dense_stream && o->recipe.dense_target,
+                              .residual_target = r->method->dense_stream && o->recipe.residual_target,
+                              .threads = o->threads,
+                              .cancel = o->cancel,
+                              .spill_folder = bpdq_writer_folder(r->writer),
+                              .log = &r->log};
+    BPDQ_TRY(bpdq_streams_create(r->algebra, &desc, &r->streams, error));
     bpdq_log_info(&r->log, "calibrating with %lld windows of %lld tokens", (long long)r->calibration.count,
                   (long long)r->calibration.length);
   }

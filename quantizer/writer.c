@@ -33,6 +33,8 @@ static char *block_name(const bpdq_writer *w, int64_t block) { return numbered(w
 
 char *bpdq_writer_shard_path(const bpdq_writer *writer, int64_t shard) { return shard_name(writer, shard); }
 
+const char *bpdq_writer_folder(const bpdq_writer *writer) { return writer->staging; }
+
 int64_t bpdq_writer_finished_blocks(const bpdq_writer *writer) { return writer->finished; }
 
 static bpdq_status out_of_memory(bpdq_error *error) { return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory"); }

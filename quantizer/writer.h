@@ -26,6 +26,8 @@ bpdq_status bpdq_writer_open(const char *destination, const bpdq_quantize_option
 /* Leaves the staging folder for --resume, or removes it where nothing in it is worth keeping. NULL is allowed. */
 void bpdq_writer_close(bpdq_writer *writer);
 
+/* The staging folder, for what is needed only while the run lasts. */
+const char *bpdq_writer_folder(const bpdq_writer *writer);
 /* Number of leading blocks whose shards are done. */
 int64_t bpdq_writer_finished_blocks(const bpdq_writer *writer);
 /* malloc'ed; NULL when out of memory. */

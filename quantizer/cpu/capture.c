@@ -9,6 +9,7 @@
 #include "core/platform.h"
 #include "cpu/cpu_algebra.h"
 #include "cpu/forward.h"
+#include "stream_memory.h"
 
 /* Inputs of the quantized stream that were captured for one stage are needed again when its linear is known. They are kept as long as they
  * take no more than this share of the free memory, else computed again. */
@@ -21,7 +22,8 @@ typedef struct cpu_streams {
   bpdq_pool *pool;
   int threads;
   int64_t windows, length, hidden, widest; /* widest: columns of the widest linear input */
-  float *quantized, *dense;                /* residual streams [windows * length, hidden]; dense is NULL when not kept */
+  bpdq_stream_memory memory;               /* of the residual streams */
+  float *quantized, *dense;                /* [windows * length, hidden]; dense is NULL when not kept */
   float *kept;                             /* [windows * length, widest], or NULL: computed again */
   float *inputs, *dense_inputs;            /* of one batch of `threads` windows [threads * length, widest] */
   float *outputs;                          /* what o or down should have put out, for one batch [threads * length, hidden] */
@@ -42,8 +44,7 @@ static void destroy(bpdq_streams *streams) {
   cpu_streams *s = (cpu_streams *)streams;
   bpdq_forward_free(&s->forward);
   bpdq_pool_destroy(s->pool);
-  free(s->quantized);
-  free(s->dense);
+  bpdq_stream_memory_free(&s->memory);
   free(s->kept);
   free(s->inputs);
   free(s->dense_inputs);
@@ -61,19 +62,19 @@ static float *matrix(int64_t rows, int64_t columns) {
 
 static bool allocate(cpu_streams *s) {
   int64_t tokens = s->windows * s->length, batch = s->threads * s->length;
+  s->quantized = s->memory.values;
   s->per_thread = bpdq_forward_scratch(&s->forward) + s->length * s->widest;
-  s->quantized = matrix(tokens, s->hidden);
   s->inputs = matrix(batch, s->widest);
   s->scratch = matrix(s->threads, s->per_thread);
   if (bpdq_streams_dense(&s->base.desc)) {
-    s->dense = matrix(tokens, s->hidden);
+    s->dense = s->quantized + tokens * s->hidden;
     s->dense_inputs = matrix(batch, s->widest);
     s->outputs = matrix(batch, s->hidden);
-    if (!s->dense || !s->dense_inputs || !s->outputs) return false;
+    if (!s->dense_inputs || !s->outputs) return false;
   }
-  if (!s->quantized || !s->inputs || !s->scratch) return false;
-  if ((double)tokens * (double)s->widest * sizeof(float) < KEPT_SHARE * (double)bpdq_host_memory_available())
-    s->kept = matrix(tokens, s->widest);
+  if (!s->inputs || !s->scratch) return false;
+  double spare = (double)bpdq_host_memory_available() - (double)s->memory.bytes; /* which nothing has touched yet */
+  if (!s->memory.on_disk && (double)tokens * (double)s->widest * sizeof(float) < KEPT_SHARE * spare) s->kept = matrix(tokens, s->widest);
   return true;
 }
 
@@ -88,6 +89,7 @@ static bpdq_status start(cpu_streams *s, bpdq_error *error) {
   BPDQ_TRY(bpdq_pool_create(desc->threads, &s->pool, error));
   s->threads = bpdq_pool_threads(s->pool);
   BPDQ_TRY(bpdq_forward_create(config, s->length, &s->forward, error));
+  BPDQ_TRY(bpdq_stream_memory_create(desc, bpdq_streams_dense(desc) ? 2 : 1, &s->memory, error));
   if (!allocate(s))
     return bpdq_fail(error, BPDQ_ERROR_MEMORY,
                      "out of host memory for the activations of %lld calibration windows of %lld tokens; use fewer (--samples) or shorter "

@@ -36,8 +36,10 @@ bpdq_status bpdq_gpu_allocate(gpu_algebra *gpu, int64_t count, size_t size, cons
   if (!gpu->memory_limit || bytes <= bpdq_gpu_available(gpu)) result = cudaMallocAsync(&made, bytes ? bytes : 1, gpu->stream);
   if (result == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
-    return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of device memory: %.1f MiB more are needed and %.1f MiB are free", what,
-                     (double)bytes / (1 << 20), (double)bpdq_gpu_available(gpu) / (1 << 20));
+    return bpdq_fail(error, BPDQ_ERROR_MEMORY,
+                     "%s: out of device memory: %.1f MiB more are needed and %.1f MiB are free; let it have more (--device-memory), or use "
+                     "shorter or fewer windows (--seqlen, --samples)",
+                     what, (double)bytes / (1 << 20), (double)bpdq_gpu_available(gpu) / (1 << 20));
   }
   BPDQ_TRY(bpdq_gpu_check(result, what, error));
   *(void **)memory = made;

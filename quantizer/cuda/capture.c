@@ -1,8 +1,8 @@
 /* Streams on the device: forward passes of a batch of windows at a time, whose inputs go into the statistics where they are.
  *
  * Each stage holds the weights that it alone needs. Residual streams live in device memory where all of them leave room for the algebra,
- * else in host memory and pass through page-locked buffers. The size of a batch follows from the model and the device's memory, not from
- * what happens to be free, so that a resumed run repeats every sum. */
+ * else on the host (stream_memory.h) and pass through page-locked buffers. The size of a batch follows from the model and the device's
+ * memory, not from what happens to be free, so that a resumed run repeats every sum. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +11,7 @@
 #include "core/platform.h"
 #include "forward.h"
 #include "forward_kernels.h"
+#include "stream_memory.h"
 
 enum {
   BATCH_TOKENS = 8192, /* more do not make the products faster */
@@ -28,6 +29,7 @@ typedef struct gpu_streams {
   bpdq_gpu_forward forward;
   int64_t windows, length, hidden;
   gpu_stream quantized, dense; /* dense: all NULL where it is not kept */
+  bpdq_stream_memory memory;   /* of those on the host */
   float *kept;                 /* device: inputs of o or down, needed again when their linear is known; NULL: computed again */
   int64_t batch;               /* windows */
 } gpu_streams;
@@ -322,8 +324,7 @@ static void destroy(bpdq_streams *streams) {
   bpdq_gpu_free(s->gpu, s->quantized.device);
   bpdq_gpu_free(s->gpu, s->dense.device);
   bpdq_gpu_free(s->gpu, s->kept);
-  free(s->quantized.host);
-  free(s->dense.host);
+  bpdq_stream_memory_free(&s->memory);
   free(s);
 }
 
@@ -356,19 +357,15 @@ static int64_t choose_batch(const gpu_streams *s, double bytes) {
   return most > 1 ? most : 1;
 }
 
-static bpdq_status place_stream(gpu_streams *s, gpu_stream *stream, double *spare, bpdq_error *error) {
+/* On the device, if it is to have a place there. */
+static bpdq_status place_stream(gpu_streams *s, gpu_stream *stream, double *spare, int *on_host, bpdq_error *error) {
   int64_t values = s->windows * s->length * s->hidden;
-  if ((double)values * sizeof(float) <= *spare) {
-    *spare -= (double)values * sizeof(float);
-    return bpdq_gpu_allocate(s->gpu, values, sizeof(float), "residual stream", &stream->device, error);
+  if ((double)values * sizeof(float) > *spare) {
+    ++*on_host;
+    return BPDQ_OK;
   }
-  if ((double)values * sizeof(float) <= (double)bpdq_host_memory_available())
-    stream->host = bpdq_alloc_array((size_t)values, sizeof *stream->host);
-  if (stream->host) return BPDQ_OK;
-  return bpdq_fail(error, BPDQ_ERROR_MEMORY,
-                   "out of host memory for the activations of %lld calibration windows of %lld tokens; use fewer (--samples) or shorter "
-                   "ones (--seqlen)",
-                   (long long)s->windows, (long long)s->length);
+  *spare -= (double)values * sizeof(float);
+  return bpdq_gpu_allocate(s->gpu, values, sizeof(float), "residual stream", &stream->device, error);
 }
 
 /* Where everything lives: first the algebra's share, then a batch, then streams, then inputs that would have to be computed again. */
@@ -378,8 +375,15 @@ static bpdq_status place(gpu_streams *s, bpdq_error *error) {
   int64_t kept = s->windows * s->length * (widest > o ? widest : o);
   s->batch = choose_batch(s, (double)bpdq_gpu_memory(s->gpu) / 8);
   spare -= (double)bpdq_gpu_memory(s->gpu) / 8;
-  BPDQ_TRY(place_stream(s, &s->quantized, &spare, error));
-  if (has_dense(s)) BPDQ_TRY(place_stream(s, &s->dense, &spare, error));
+  int on_host = 0;
+  BPDQ_TRY(place_stream(s, &s->quantized, &spare, &on_host, error));
+  if (has_dense(s)) BPDQ_TRY(place_stream(s, &s->dense, &spare, &on_host, error));
+  if (on_host) {
+    BPDQ_TRY(bpdq_stream_memory_create(&s->base.desc, on_host, &s->memory, error));
+    float *next = s->memory.values;
+    if (!s->quantized.device) s->quantized.host = next, next += s->windows * s->length * s->hidden;
+    if (has_dense(s) && !s->dense.device) s->dense.host = next;
+  }
   if ((double)kept * sizeof(float) > spare) return BPDQ_OK;
   return bpdq_gpu_allocate(s->gpu, kept, sizeof(float), "inputs of o_proj and down_proj", &s->kept, error);
 }

@@ -90,12 +90,23 @@ static bpdq_status need_inputs(const bpdq_statistics *s, const float *dense_x, c
   return BPDQ_OK;
 }
 
+/* *rows rows of K columns; fewer where memory is short, which only makes more of the same products. */
+static bpdq_status allocate_strip(gpu_algebra *gpu, const bpdq_statistics *s, int64_t *rows, float **strip, bpdq_error *error) {
+  enum { LEAST_ROWS = 64 };
+  bpdq_status status;
+  while ((status = bpdq_gpu_allocate(gpu, *rows * s->columns, sizeof **strip, s->name, strip, error)) == BPDQ_ERROR_MEMORY &&
+         *rows > LEAST_ROWS)
+    *rows = (*rows + 1) / 2;
+  return status;
+}
+
 bpdq_status bpdq_gpu_statistics_add_device(gpu_algebra *gpu, bpdq_statistics *s, const float *x, const float *dense_x,
                                            const float *residual, int64_t tokens, bpdq_error *error) {
   BPDQ_TRY(need_inputs(s, dense_x, residual, error));
-  int64_t k = s->columns, n = s->residual_rows, limit = piece_of(s), strip_rows = pieces_of(k);
+  int64_t k = s->columns, n = s->residual_rows, limit = piece_of(s), strip_rows = k > n ? k : n;
   float *strip = NULL;
-  BPDQ_TRY(bpdq_gpu_allocate(gpu, (strip_rows < (k > n ? k : n) ? strip_rows : k > n ? k : n) * k, sizeof *strip, s->name, &strip, error));
+  if (strip_rows > pieces_of(k)) strip_rows = pieces_of(k);
+  BPDQ_TRY(allocate_strip(gpu, s, &strip_rows, &strip, error));
   bpdq_status status = BPDQ_OK;
   for (int64_t begin = 0; begin < tokens; begin += limit) {
     int64_t count = tokens - begin < limit ? tokens - begin : limit;

@@ -18,7 +18,7 @@ typedef struct tiny_model {
   const char *what;
   int64_t hidden, middle, heads, kv_heads, head_dim, windows, length;
   bool bias, qk_norm, dense_target, residual_target;
-  uint64_t memory_limit; /* of the device; so little that streams are on the host and inputs are computed again */
+  uint64_t memory_limit; /* of the device; so little that streams are in a file of the host and inputs are computed again */
   double tolerance;      /* of the Frobenius norm of the difference, relative to the CPU's; products are TF32 on the device */
 } tiny_model;
 
@@ -179,9 +179,15 @@ static void streams_agree(void **unused) {
     for (int64_t t = 0; t < m->windows * m->length; t++) calibration.ids[t] = (int32_t)((random_value(&seed) + 1) * TINY_VOCAB / 2);
     pair p = {.model = m, .algebras = {make("cpu"), make(other_algebra)}};
     if (m->memory_limit && p.algebras[1]->limit_memory) p.algebras[1]->limit_memory(p.algebras[1], m->memory_limit);
-    for (int j = 0; j < 2; j++)
-      CHECK(bpdq_streams_create(p.algebras[j], &checkpoint, &calibration, m->dense_target, m->residual_target, 2, NULL, &p.streams[j],
-                                error));
+    bpdq_streams_desc desc = {.checkpoint = &checkpoint,
+                              .calibration = &calibration,
+                              .dense_target = m->dense_target,
+                              .residual_target = m->residual_target,
+                              .threads = 2,
+                              .spill_folder = "/tmp"};
+    CHECK(bpdq_streams_create(p.algebras[0], &desc, &p.streams[0], error));
+    desc.spill = m->memory_limit > 0;
+    CHECK(bpdq_streams_create(p.algebras[1], &desc, &p.streams[1], error));
     print_message("%s: relative errors\n", m->what);
     for (int block = 0; block < TINY_BLOCKS; block++) compare_block(&p, block == 1, &seed);
     p.quantized = random_block(m, &seed); /* for its shapes */
