@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "backend/registry.h"
+#include "vulkan.h"
 
 #define HEADS 6
 #define KV_HEADS 2
@@ -22,8 +22,6 @@
 
 enum { QKV, OUTPUT, TABLE, KEYS, VALUES, TENSORS };
 
-#ifdef BPDQ_HAVE_VULKAN
-
 typedef struct decode_test {
   bpdq_backend *backend;
   bpdq_state *state;
@@ -31,15 +29,6 @@ typedef struct decode_test {
   float table[CONTEXT][DIM];
   float qkv[CONTEXT][WIDTH];
 } decode_test;
-
-static float uniform(uint32_t *seed) {
-  *seed = *seed * 1664525u + 1013904223u;
-  return (float)(*seed >> 8) / (float)(1 << 23) - 1;
-}
-
-static void check(bpdq_status status, const bpdq_error *error) {
-  if (status != BPDQ_OK) fail_msg("status %d: %s", (int)status, error->message);
-}
 
 static bpdq_executable *compile(decode_test *t, int64_t max_tokens) {
   bpdq_op ops[2] = {{.kind = BPDQ_OP_ROPE_CACHE, .name = "rope"}, {.kind = BPDQ_OP_ATTENTION, .name = "attention"}};
@@ -55,8 +44,7 @@ static bpdq_executable *compile(decode_test *t, int64_t max_tokens) {
 static void start(decode_test *t, bpdq_kv_type kv_type) {
   bpdq_error error = {0};
   uint32_t seed = 7;
-  bpdq_backend_options options = {.device = -1};
-  check(bpdq_vulkan_registration.create(&options, &t->backend, &error), &error);
+  t->backend = first_vulkan_device();
   for (int p = 0; p < CONTEXT; p++)
     for (int i = 0; i < DIM / 2; i++) {
       double angle = p * pow(10000, -2.0 * i / DIM);
@@ -165,17 +153,3 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(decodes_with_f16), cmocka_unit_test(decodes_with_q8)};
   return cmocka_run_group_tests_name("vulkan decode", tests, NULL, NULL);
 }
-
-#else
-
-static void no_backend(void **state) {
-  (void)state;
-  skip();
-}
-
-int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(no_backend)};
-  return cmocka_run_group_tests_name("vulkan decode (not in this build)", tests, NULL, NULL);
-}
-
-#endif

@@ -11,23 +11,12 @@
 
 #include <cmocka.h>
 
-#include "backend/registry.h"
 #include "core/half.h"
+#include "vulkan.h"
 
 #define ROWS 65600 /* with COLUMNS just above the size from which a head is stored in 8 bits */
 #define COLUMNS 1024
 #define TOKENS 12
-
-#ifdef BPDQ_HAVE_VULKAN
-
-static void check(bpdq_status status, const bpdq_error *error) {
-  if (status != BPDQ_OK) fail_msg("status %d: %s", (int)status, error->message);
-}
-
-static float uniform(uint32_t *seed) {
-  *seed = *seed * 1664525u + 1013904223u;
-  return (float)(*seed >> 8) / (float)(1 << 23) - 1;
-}
 
 /* Error of every 97th logit of each row, relative to the logits' spread. */
 static double logits_error(const uint16_t *w, const float *x, const float *logits, int64_t tokens) {
@@ -72,9 +61,7 @@ static void run_head(bpdq_backend *backend, const bpdq_weight *weight, const uin
 static void head_in_8_bits(void **unused) {
   (void)unused;
   bpdq_error error = {0};
-  bpdq_backend_options options = {.device = -1};
-  bpdq_backend *backend = NULL;
-  check(bpdq_vulkan_registration.create(&options, &backend, &error), &error);
+  bpdq_backend *backend = first_vulkan_device();
   uint16_t *w = malloc((size_t)ROWS * COLUMNS * sizeof *w);
   assert_non_null(w);
   uint32_t seed = 11;
@@ -98,17 +85,3 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(head_in_8_bits)};
   return cmocka_run_group_tests_name("vulkan head", tests, NULL, NULL);
 }
-
-#else
-
-static void no_backend(void **state) {
-  (void)state;
-  skip();
-}
-
-int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(no_backend)};
-  return cmocka_run_group_tests_name("vulkan head (not in this build)", tests, NULL, NULL);
-}
-
-#endif

@@ -1,0 +1,149 @@
+/* Every variant of a product's integer kernel gives what the plain kernel of f32 activations gives, also where work groups take several
+ * ranges of rows and where columns are cut into parts; and what is kept of measurements is read back with suspicion. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backend/vulkan/tuning.h"
+#include "model/random.h"
+#include "vulkan.h"
+
+#define REPEAT 3 /* runs of one program: counters must be back at 0, results the same */
+
+typedef struct shape {
+  int64_t rows, columns;
+  bpdq_transform_kind transform;
+  int group;
+} shape;
+
+/* The product of the same weight and input in every call; y [rows] is the caller's. */
+static float *product(const shape *s, bpdq_activations activations) {
+  bpdq_error error = {0};
+  bpdq_backend *backend = first_vulkan_device();
+  bpdq_weight *weight = NULL, *norm = NULL;
+  check(bpdq_random_matrix(backend, "weight", s->rows, s->columns, 2, s->group, 5, &weight, &error), &error);
+  check(bpdq_constant_vector(backend, s->columns, 0.75f, &norm, &error), &error);
+  check(backend->weights_flush(backend, &error), &error);
+  int64_t width = s->columns * (s->transform == BPDQ_TRANSFORM_SILU_GATE ? 2 : 1);
+  bpdq_tensor_desc tensors[2] = {{.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = width},
+                                 {.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = s->rows}};
+  bpdq_state *state = NULL;
+  bpdq_executable *executable = NULL;
+  check(backend->state_create(backend, tensors, 2, &state, &error), &error);
+  bpdq_op op = {.kind = BPDQ_OP_LINEAR, .name = "product"};
+  op.linear = (bpdq_op_linear){.output = 1, .weight = weight};
+  op.linear.transform = (bpdq_transform){s->transform, s->transform == BPDQ_TRANSFORM_RMS_NORM ? norm : NULL, 1e-6f};
+  bpdq_program program = {&op, 1, 1, activations};
+  check(backend->compile(backend, state, &program, &executable, &error), &error);
+  float *x = malloc((size_t)width * sizeof *x), *y = malloc((size_t)s->rows * sizeof *y), *again = malloc((size_t)s->rows * sizeof *y);
+  uint32_t seed = 3;
+  for (int64_t i = 0; i < width; i++) x[i] = 2 * uniform(&seed);
+  check(backend->tensor_write(state, 0, 0, width, x, &error), &error);
+  int32_t zero = 0;
+  bpdq_run run = {1, &zero, &zero};
+  for (int i = 0; i < REPEAT; i++) {
+    check(backend->run(executable, &run, &error), &error);
+    check(backend->tensor_read(state, 1, 0, s->rows, i ? again : y, &error), &error);
+    if (i) assert_memory_equal(y, again, (size_t)s->rows * sizeof *y);
+  }
+  free(x);
+  free(again);
+  backend->executable_destroy(backend, executable);
+  backend->state_destroy(backend, state);
+  backend->weight_destroy(backend, weight);
+  backend->weight_destroy(backend, norm);
+  backend->destroy(backend);
+  return y;
+}
+
+static void expect_near(const float *y, const float *expected, int64_t rows, double limit, const char *what) {
+  double wrong = 0, right = 0;
+  for (int64_t i = 0; i < rows; i++) {
+    wrong += pow((double)y[i] - expected[i], 2);
+    right += pow(expected[i], 2);
+  }
+  if (!(sqrt(wrong / right) < limit)) fail_msg("variant %s: relative error %g, limit %g", what, sqrt(wrong / right), limit);
+}
+
+static void every_variant_agrees(void **unused) {
+  (void)unused;
+  size_t count;
+  const vulkan_dot_variant *variants = bpdq_vulkan_dot_variants(&count);
+  setenv("BPDQ_VULKAN_CPU_AS_GPU", "1", 1);
+  for (size_t i = 0; i < count; i++) {
+    char index[24];
+    snprintf(index, sizeof index, "%zu", i);
+    /* A part more than one range of rows per work group, or columns for all the parts and an odd end. */
+    int64_t ranges = variants[i].groups ? variants[i].groups + 1 : 2;
+    shape s = {ranges * variants[i].threads / variants[i].slices + 5, 224, BPDQ_TRANSFORM_RMS_NORM, 32};
+    if (variants[i].slices > 1) s.columns = 128 * variants[i].slices + 96;
+    if (variants[i].parts > 1)
+      s = (shape){2 * variants[i].threads / variants[i].slices + 5, 4 * 128 * variants[i].parts - 64, BPDQ_TRANSFORM_SILU_GATE, 128};
+    float *expected = product(&s, BPDQ_ACTIVATIONS_F32);
+    setenv("BPDQ_VULKAN_VARIANT", index, 1);
+    float *narrow = product(&s, BPDQ_ACTIVATIONS_8), *wide = product(&s, BPDQ_ACTIVATIONS_16);
+    unsetenv("BPDQ_VULKAN_VARIANT");
+    expect_near(narrow, expected, s.rows, 3e-2, index);
+    expect_near(wide, expected, s.rows, 1e-3, index);
+    free(expected);
+    free(narrow);
+    free(wide);
+  }
+  unsetenv("BPDQ_VULKAN_CPU_AS_GPU");
+}
+
+/* Whether a file of this text is taken; what it holds is counted in *choices. */
+static bool taken(const char *text, size_t size, size_t *choices) {
+  vulkan_tuning tuning = {0};
+  char *copy = malloc(size ? size : 1); /* exactly as long as the file: a read past its end shows under a sanitizer */
+  memcpy(copy, text, size);
+  bool good = bpdq_vulkan_tuning_parse(&tuning, copy, size);
+  *choices = tuning.count;
+  free(copy);
+  free(tuning.choices);
+  return good;
+}
+
+static void damaged_measurements_are_dropped(void **unused) {
+  (void)unused;
+  size_t count, choices;
+  const vulkan_dot_variant *v = &bpdq_vulkan_dot_variants(&count)[0];
+  char good[400], bad[400];
+  const char *header = "bpdq product variants 2\n";
+  int size = snprintf(good, sizeof good, "%s1 2 3 4 5 6 0 %u %u %u %u %u %u\n", header, v->threads, v->slices, v->ahead, v->parts,
+                      v->groups, v->fused);
+  assert_true(taken(good, (size_t)size, &choices));
+  assert_int_equal(choices, 1);
+  assert_true(taken(header, strlen(header), &choices));
+  for (int end = 0; end < size; end++) /* cut short anywhere */
+    if (end != (int)strlen(header)) assert_false(taken(good, (size_t)end, &choices));
+  for (int i = 0; i < size; i++) { /* one byte wrong */
+    if (good[i] >= '0' && good[i] <= '9') continue;
+    memcpy(bad, good, (size_t)size);
+    bad[i] = i % 2 ? '\0' : 'x';
+    assert_false(taken(bad, (size_t)size, &choices));
+    assert_int_equal(choices, 0);
+  }
+  static const char *const lines[] = {"1 2 3 4 5 6 0 7 4 1 1 0 1\n",           "1 2 3 4 5 6 0 256 4 1 1 0 2\n",
+                                      "-1 2 3 4 5 6 0 256 4 1 1 0 1\n",        "99999999999999999999999 2 3 4 5 6 0 256 4 1 1 0 1\n",
+                                      "1 2 3 4 5 6 0 256 4 1 1 0 1 1\n",       "1  2 3 4 5 6 0 256 4 1 1 0 1\n",
+                                      "1 2 3 4 5 6 0 256 0 1 1 0 1\n",         "\n",
+                                      "1 2 3 4 5 6 0 256 4 1 4294967297 0 1\n"};
+  for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+    int length = snprintf(bad, sizeof bad, "%s%s", good, lines[i]);
+    assert_false(taken(bad, (size_t)length, &choices));
+    assert_int_equal(choices, 0);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_variant_agrees), cmocka_unit_test(damaged_measurements_are_dropped)};
+  return cmocka_run_group_tests_name("vulkan variants", tests, NULL, NULL);
+}
