@@ -195,7 +195,7 @@ static const char *argument(int count, char **arguments, int index, const char *
   return count > index ? arguments[index] : absent;
 }
 
-/* blocks 7b|72b [BLOCKS [DEVICE_GIB [FOLDER [SCALE [WINDOWS [ALGEBRA]]]]]] */
+/* blocks 7b|72b [BLOCKS [DEVICE_GIB [FOLDER [SCALE [WINDOWS [ALGEBRA [ROUNDS]]]]]]] */
 static int bench_blocks(int count, char **arguments) {
   const model *m = strcmp(argument(count, arguments, 2, "7b"), "72b") ? &MODELS[0] : &MODELS[1];
   int64_t scale = atoll(argument(count, arguments, 6, "1")), head_dim = 128;
@@ -209,7 +209,8 @@ static int bench_blocks(int count, char **arguments) {
                             .head_dim = head_dim,
                             .windows = atoll(argument(count, arguments, 7, "128")),
                             .length = 2048,
-                            .device_memory = atof(argument(count, arguments, 4, "0")) * (1 << 30)};
+                            .device_memory = atof(argument(count, arguments, 4, "0")) * (1 << 30),
+                            .rounds = atoi(argument(count, arguments, 9, "4"))};
   bpdq_error error = {0};
   if (bpdq_bench_blocks(&shape, argument(count, arguments, 5, "."), argument(count, arguments, 8, "cuda"), &error) == BPDQ_OK) return 0;
   fprintf(stderr, "bpdq-quantizer-bench: %s\n", error.message);

@@ -171,12 +171,14 @@ bpdq_status bpdq_bench_blocks(const bpdq_bench_shape *shape, const char *folder,
   options.sequence_length = shape->length;
   options.algebra = algebra;
   options.device_memory = shape->device_memory;
+  options.recipe.rounds = shape->rounds;
   options.overwrite = true;
   options.layer_done = print_layer;
   options.log = print_log;
   bpdq_quantize_summary summary;
-  printf("%d of %d blocks, %lld windows of %lld tokens, k = 2, g = 64\n%-34s %7s %7s %7s %7s %7s %7s\n", shape->blocks, shape->model_blocks,
-         (long long)shape->windows, (long long)shape->length, "seconds", "target", "walk", "sweeps", "refits", "report", "result");
+  printf("%d of %d blocks, %lld windows of %lld tokens, k = 2, g = 64, %d rounds\n%-34s %7s %7s %7s %7s %7s %7s\n", shape->blocks,
+         shape->model_blocks, (long long)shape->windows, (long long)shape->length, shape->rounds, "seconds", "target", "walk", "sweeps",
+         "refits", "report", "result");
   bpdq_status status = bpdq_quantize_folder(source, destination, &options, &summary, error);
   if (status == BPDQ_OK) print_summary(shape, &summary);
   (void)bpdq_remove_folder(source, NULL);

@@ -10,6 +10,7 @@ typedef struct bpdq_bench_shape {
   int64_t hidden, heads, middle, head_dim; /* heads: channels of k and of v; middle: of the MLP */
   int64_t windows, length;                 /* of calibration */
   double device_memory;                    /* bytes that may be taken; 0: all */
+  int rounds;                              /* of sweeps and a refit: fewer take less time and the same memory */
 } bpdq_bench_shape;
 
 /* Makes a Qwen2 model with random weights in FOLDER, quantizes it, prints where the time went and the peaks of memory, and removes both. */
