@@ -128,6 +128,23 @@ static void check_run(suite *s, const char *name, const attention_case *c, const
   free(rotated);
 }
 
+#define PRODUCT_ROWS 48
+/* The product behind attention in a program of one row, of what attention gave: a backend may quantize its input in attention. */
+static void check_product(suite *s, const char *name, const attention_case *c, const oracle_matrix *weight, suite_run *run) {
+  int64_t width = c->heads * c->head_dim;
+  float *input = malloc((size_t)width * sizeof *input), got[PRODUCT_ROWS];
+  double *exact = malloc((size_t)width * sizeof *exact), expected[PRODUCT_ROWS];
+  bpdq_error error;
+  if (suite_ok(s, name, s->backend->tensor_read(run->state, 1, 0, width, input, &error), &error) &&
+      suite_ok(s, name, s->backend->tensor_read(run->state, 5, 0, PRODUCT_ROWS, got, &error), &error)) {
+    for (int64_t i = 0; i < width; i++) exact[i] = input[i];
+    oracle_product(weight, exact, expected);
+    suite_compare(s, name, got, expected, PRODUCT_ROWS, 3e-2);
+  }
+  free(input);
+  free(exact);
+}
+
 /* max_tokens: of the program; 0 is a size that prefills suit. */
 static void run_attention(suite *s, const attention_case *c, uint64_t seed, int64_t max_tokens) {
   char name[200];
@@ -140,23 +157,36 @@ static void run_attention(suite *s, const attention_case *c, uint64_t seed, int6
   float scale = 1.0f / sqrtf((float)c->head_dim);
   bpdq_weight *q_norm = c->norms ? suite_vector(s, name, d.q_norm, c->head_dim) : NULL;
   bpdq_weight *k_norm = c->norms ? suite_vector(s, name, d.k_norm, c->head_dim) : NULL;
-  bpdq_tensor_desc tensors[5] = {{BPDQ_TENSOR_F32, max_tokens, d.width, 0, 0},
+  oracle_random random = {seed + 5000};
+  oracle_matrix matrix = oracle_planes(&random, PRODUCT_ROWS, d.q_width, 2, seed & 1 ? 128 : 64, BPDQ_BF16);
+  bpdq_weight *weight = suite_matrix(s, name, &matrix, 1);
+  bpdq_tensor_desc tensors[6] = {{BPDQ_TENSOR_F32, max_tokens, d.width, 0, 0},
                                  {BPDQ_TENSOR_F32, max_tokens, d.q_width, 0, 0},
                                  {BPDQ_TENSOR_F32, c->context, c->head_dim, 0, 0},
                                  {BPDQ_TENSOR_KV, c->sequences * c->context, d.kv_width, c->kv_type, c->head_dim},
-                                 {BPDQ_TENSOR_KV, c->sequences * c->context, d.kv_width, c->kv_type, c->head_dim}};
-  const float *images[5] = {NULL, NULL, d.table, NULL, NULL};
-  bpdq_op ops[2] = {{.kind = BPDQ_OP_ROPE_CACHE, .name = "test.rope"}, {.kind = BPDQ_OP_ATTENTION, .name = "test.attention"}};
+                                 {BPDQ_TENSOR_KV, c->sequences * c->context, d.kv_width, c->kv_type, c->head_dim},
+                                 {BPDQ_TENSOR_F32, max_tokens, PRODUCT_ROWS, 0, 0}};
+  const float *images[6] = {NULL, NULL, d.table, NULL, NULL, NULL};
+  bpdq_op ops[3] = {
+      {.kind = BPDQ_OP_ROPE_CACHE, .name = "test.rope"},
+      {.kind = BPDQ_OP_ATTENTION, .name = "test.attention"},
+      {.kind = BPDQ_OP_LINEAR, .name = "test.product", .linear = {1, 5, {BPDQ_TRANSFORM_NONE, NULL, 0}, weight, NULL, 0, false, 0}}};
   ops[0].rope_cache = (bpdq_op_rope_cache){0, 2, 3, 4, c->heads, c->kv_heads, c->head_dim, c->context, q_norm, k_norm, 1e-6f};
   ops[1].attention = (bpdq_op_attention){0, 1, 3, 4, c->heads, c->kv_heads, c->head_dim, c->context, scale};
-  bpdq_program program = {ops, 2, max_tokens, BPDQ_ACTIVATIONS_F32};
+  bool single = max_tokens == 1;
+  bpdq_program program = {ops, single ? 3 : 2, max_tokens, single ? BPDQ_ACTIVATIONS_8 : BPDQ_ACTIVATIONS_F32};
   suite_run run;
-  if (suite_start(s, name, tensors, images, 5, &program, &run)) {
-    if (feed_history(s, name, c, &d, &run, max_tokens)) check_run(s, name, c, &d, &run, scale);
+  if (weight && suite_start(s, name, tensors, images, 6, &program, &run)) {
+    if (feed_history(s, name, c, &d, &run, max_tokens)) {
+      check_run(s, name, c, &d, &run, scale);
+      if (single) check_product(s, name, c, &matrix, &run);
+    }
     suite_stop(s, &run);
   }
+  s->backend->weight_destroy(s->backend, weight);
   s->backend->weight_destroy(s->backend, q_norm);
   s->backend->weight_destroy(s->backend, k_norm);
+  oracle_matrix_free(&matrix);
   free_data(&d);
 }
 
