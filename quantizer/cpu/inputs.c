@@ -5,11 +5,7 @@
 
 #include "core/checked.h"
 #include "cpu/cpu_algebra.h"
-
-/* A padded column has no activation; this share of mean diag H keeps the matrices regular without giving it a say. */
-static const double PADDING_WEIGHT = 1e-6;
-static const double DAMPING_STEP = 0.01;
-enum { DAMPING_ATTEMPTS = 100 };
+#include "order.h"
 
 void bpdq_cpu_inputs_destroy(bpdq_algebra *algebra, bpdq_inputs *inputs) {
   (void)algebra;
@@ -20,40 +16,6 @@ void bpdq_cpu_inputs_destroy(bpdq_algebra *algebra, bpdq_inputs *inputs) {
   free(inputs->metric);
   free(inputs->target_root);
   free(inputs);
-}
-
-/* ---- order ---- */
-
-typedef struct ranked {
-  double weight;
-  int32_t index;
-} ranked;
-
-static int by_weight_descending(const void *a, const void *b) {
-  const ranked *x = a, *y = b;
-  if (x->weight != y->weight) return x->weight > y->weight ? -1 : 1;
-  return x->index < y->index ? -1 : x->index > y->index;
-}
-
-/* Inside each group descending diagonal; groups by their largest entry. `diagonal` has `padded` entries. */
-static bool find_order(bpdq_inputs *inputs, const double *diagonal) {
-  ranked *columns = bpdq_alloc_array((size_t)inputs->padded, sizeof *columns);
-  ranked *groups = bpdq_alloc_array((size_t)inputs->groups, sizeof *groups);
-  if (columns && groups) {
-    int group = inputs->group;
-    for (int64_t j = 0; j < inputs->padded; j++) columns[j] = (ranked){diagonal[j], (int32_t)j};
-    for (int64_t q = 0; q < inputs->groups; q++) {
-      qsort(columns + q * group, (size_t)group, sizeof *columns, by_weight_descending);
-      groups[q] = (ranked){columns[q * group].weight, (int32_t)q};
-    }
-    qsort(groups, (size_t)inputs->groups, sizeof *groups, by_weight_descending);
-    for (int64_t q = 0; q < inputs->groups; q++)
-      for (int t = 0; t < group; t++) inputs->order[q * group + t] = columns[(int64_t)groups[q].index * group + t].index;
-  }
-  bool done = columns && groups;
-  free(columns);
-  free(groups);
-  return done;
 }
 
 /* ---- factor ---- */
@@ -85,8 +47,9 @@ static bool invert_to_factor(double *matrix, int64_t n) {
 static bpdq_status find_factor(bpdq_inputs *inputs, const bpdq_inputs_desc *desc, const double *diagonal, double mean, double *work,
                                bpdq_inputs_info *info, bpdq_error *error) {
   int64_t n = inputs->padded;
-  double damping = desc->damping;
-  for (int attempt = 0; attempt < DAMPING_ATTEMPTS; attempt++, damping += DAMPING_STEP) {
+  double damping = 0;
+  for (int attempt = 0; attempt < BPDQ_DAMPING_ATTEMPTS; attempt++) {
+    damping = bpdq_damping(desc->damping, attempt);
     gather(inputs, diagonal, damping * mean, work);
     if (!invert_to_factor(work, n)) continue;
     for (int64_t i = 0; i < n; i++)
@@ -95,7 +58,7 @@ static bpdq_status find_factor(bpdq_inputs *inputs, const bpdq_inputs_desc *desc
     return BPDQ_OK;
   }
   return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s: the Hessian cannot be factorised even with damping %.2f; check the calibration text",
-                   inputs->statistics->name, damping - DAMPING_STEP);
+                   inputs->statistics->name, damping);
 }
 
 static bpdq_status fill(bpdq_inputs *inputs, const bpdq_inputs_desc *desc, bpdq_inputs_info *info, bpdq_error *error) {
@@ -108,29 +71,23 @@ static bpdq_status fill(bpdq_inputs *inputs, const bpdq_inputs_desc *desc, bpdq_
                        (long long)n, (long long)n);
     goto done;
   }
-  double mean = 0;
-  for (int64_t j = 0; j < k; j++) mean += inputs->statistics->hessian[j * k + j] / (double)k;
-  if (mean <= 0) mean = 1; /* nothing excites this layer: every metric is as good */
-  for (int64_t j = 0; j < n; j++) {
-    diagonal[j] = j < k ? inputs->statistics->hessian[j * k + j] : 0;
-    bool dead = diagonal[j] <= 0;
-    if (dead) diagonal[j] = inputs->reference_dead ? 1.0 : j < k ? 0 : PADDING_WEIGHT * mean;
-    info->dead_columns += dead && j < k;
-    inputs->dead[j] = dead;
-  }
-  double reference_mean = 0; /* the published code averages over the padded H with its ones */
-  for (int64_t j = 0; j < n; j++) reference_mean += diagonal[j] / (double)n;
-  if (!find_order(inputs, diagonal)) {
-    status = bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of host memory", inputs->statistics->name);
-    goto done;
-  }
-  uint8_t *by_column = (uint8_t *)work; /* re-sort the flags into walk order */
-  memcpy(by_column, inputs->dead, (size_t)n);
-  for (int64_t i = 0; i < n; i++) inputs->dead[i] = by_column[inputs->order[i]];
+  bpdq_column_order order = {.name = inputs->statistics->name,
+                             .columns = k,
+                             .groups = inputs->groups,
+                             .group = inputs->group,
+                             .reference_dead = inputs->reference_dead,
+                             .diagonal = diagonal,
+                             .order = inputs->order};
+  const double *hessian = inputs->statistics->hessian;
+  for (int64_t j = 0; j < k; j++) diagonal[j] = hessian[j * k + j];
+  BPDQ_TRY_GOTO(bpdq_order_columns(&order, error), done);
+  info->dead_columns = order.dead;
+  for (int64_t i = 0; i < n; i++) inputs->dead[i] = inputs->order[i] >= k || hessian[inputs->order[i] * (k + 1)] <= 0;
 
-  if (desc->factor)
-    BPDQ_TRY_GOTO(find_factor(inputs, desc, diagonal, inputs->reference_dead ? reference_mean : mean, work, info, error), done);
-  inputs->lambda = desc->target_damping * mean;
+  /* The published code averages over the padded H with its ones. */
+  double mean = inputs->reference_dead ? order.padded_mean : order.mean;
+  if (desc->factor) BPDQ_TRY_GOTO(find_factor(inputs, desc, diagonal, mean, work, info, error), done);
+  inputs->lambda = desc->target_damping * order.mean;
   if (desc->metric) {
     gather(inputs, diagonal, inputs->lambda, work);
     for (int64_t i = 0; i < n * n; i++) inputs->metric[i] = (float)work[i];

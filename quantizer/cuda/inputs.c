@@ -5,11 +5,7 @@
 
 #include "core/checked.h"
 #include "gpu_algebra.h"
-
-/* A padded column has no activation; this share of mean diag H keeps the matrices regular without giving it a say. */
-static const double PADDING_WEIGHT = 1e-6;
-static const double DAMPING_STEP = 0.01;
-enum { DAMPING_ATTEMPTS = 100 };
+#include "order.h"
 
 void bpdq_gpu_inputs_destroy(bpdq_algebra *algebra, bpdq_inputs *inputs) {
   gpu_algebra *gpu = (gpu_algebra *)algebra;
@@ -29,53 +25,27 @@ void bpdq_gpu_inputs_destroy(bpdq_algebra *algebra, bpdq_inputs *inputs) {
 
 /* ---- order ---- */
 
-typedef struct ranked {
-  double weight;
-  int32_t index;
-} ranked;
-
-static int by_weight_descending(const void *a, const void *b) {
-  const ranked *x = a, *y = b;
-  if (x->weight != y->weight) return x->weight > y->weight ? -1 : 1;
-  return x->index < y->index ? -1 : x->index > y->index;
-}
-
-/* Inside each group descending diagonal; groups by their largest entry. `columns` [padded] is sorted in place, `groups` is scratch. */
-static void find_order(bpdq_inputs *inputs, ranked *columns, ranked *groups) {
-  int64_t group = inputs->group;
-  for (int64_t q = 0; q < inputs->groups; q++) {
-    qsort(columns + q * group, (size_t)group, sizeof *columns, by_weight_descending);
-    groups[q] = (ranked){columns[q * group].weight, (int32_t)q};
+/* Order and diagonal, with the substitutes for dead and padded columns. */
+static bpdq_status prepare_columns(bpdq_inputs *inputs, bpdq_column_order *order, bpdq_inputs_info *info, bpdq_error *error) {
+  int64_t n = inputs->padded;
+  double *diagonal = bpdq_alloc_array((size_t)n, sizeof *diagonal);
+  if (!diagonal) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of host memory", inputs->statistics->name);
+  memcpy(diagonal, inputs->statistics->diagonal, (size_t)inputs->columns * sizeof *diagonal);
+  *order = (bpdq_column_order){.name = inputs->statistics->name,
+                               .columns = inputs->columns,
+                               .groups = inputs->groups,
+                               .group = inputs->group,
+                               .reference_dead = inputs->reference_dead,
+                               .diagonal = diagonal,
+                               .order = inputs->order};
+  bpdq_status status = bpdq_order_columns(order, error);
+  for (int64_t i = 0; i < n && status == BPDQ_OK; i++) {
+    inputs->diagonal[i] = diagonal[inputs->order[i]];
+    inputs->damped[i] = inputs->order[i] < inputs->columns || inputs->reference_dead;
   }
-  qsort(groups, (size_t)inputs->groups, sizeof *groups, by_weight_descending);
-  for (int64_t i = 0; i < inputs->padded; i++) {
-    const ranked *from = &columns[groups[i / group].index * group + i % group];
-    inputs->order[i] = from->index;
-    inputs->diagonal[i] = from->weight;
-  }
-}
-
-/* Order and diagonal with the substitutes for dead and padded columns; `mean` is that of diag H. */
-static bpdq_status prepare_columns(bpdq_inputs *inputs, double mean, bpdq_inputs_info *info, bpdq_error *error) {
-  int64_t n = inputs->padded, k = inputs->columns;
-  ranked *columns = bpdq_alloc_array((size_t)n, sizeof *columns), *groups = bpdq_alloc_array((size_t)inputs->groups, sizeof *groups);
-  bpdq_status status = BPDQ_OK;
-  if (columns && groups) {
-    for (int64_t j = 0; j < n; j++) {
-      double weight = j < k ? inputs->statistics->diagonal[j] : 0;
-      bool dead = weight <= 0;
-      if (dead) weight = inputs->reference_dead ? 1.0 : j < k ? 0 : PADDING_WEIGHT * mean;
-      info->dead_columns += dead && j < k;
-      columns[j] = (ranked){weight, (int32_t)j};
-    }
-    find_order(inputs, columns, groups);
-    for (int64_t i = 0; i < n; i++) inputs->damped[i] = inputs->order[i] < k || inputs->reference_dead;
-    inputs->any_dead = info->dead_columns > 0;
-  } else {
-    status = bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of host memory", inputs->statistics->name);
-  }
-  free(columns);
-  free(groups);
+  info->dead_columns = order->dead;
+  inputs->any_dead = order->dead > 0;
+  free(diagonal);
   return status;
 }
 
@@ -194,8 +164,8 @@ static bpdq_status find_factor(gpu_algebra *gpu, bpdq_inputs *inputs, double fir
   BPDQ_TRY(bpdq_gpu_allocate(gpu, n * n, sizeof *inputs->factor, name, &inputs->factor, error));
   BPDQ_TRY(bpdq_gpu_allocate(gpu, n * n, sizeof *matrix, name, &matrix, error));
   bpdq_status status = BPDQ_OK;
-  for (int attempt = 0; attempt < DAMPING_ATTEMPTS && !done; attempt++) {
-    damping = first_damping + attempt * DAMPING_STEP;
+  for (int attempt = 0; attempt < BPDQ_DAMPING_ATTEMPTS && !done; attempt++) {
+    damping = bpdq_damping(first_damping, attempt);
     BPDQ_TRY_GOTO(try_damping(gpu, inputs, damping * mean, matrix, &done, error), failed);
   }
 failed:
@@ -228,14 +198,12 @@ done:
 }
 
 static bpdq_status fill(gpu_algebra *gpu, bpdq_inputs *inputs, const bpdq_inputs_desc *desc, bpdq_inputs_info *info, bpdq_error *error) {
-  double mean = 0, reference_mean = 0; /* the published code averages over the padded H with its ones */
-  for (int64_t j = 0; j < inputs->columns; j++) mean += inputs->statistics->diagonal[j] / (double)inputs->columns;
-  if (mean <= 0) mean = 1; /* nothing excites this layer: every metric is as good */
-  inputs->lambda = desc->target_damping * mean;
-  BPDQ_TRY(prepare_columns(inputs, mean, info, error));
-  for (int64_t i = 0; i < inputs->padded; i++) reference_mean += inputs->diagonal[i] / (double)inputs->padded;
+  bpdq_column_order order;
+  BPDQ_TRY(prepare_columns(inputs, &order, info, error));
+  inputs->lambda = desc->target_damping * order.mean;
+  double mean = inputs->reference_dead ? order.padded_mean : order.mean; /* the published code averages over the padded H with its ones */
   BPDQ_TRY(upload_order(gpu, inputs, error));
-  return desc->factor ? find_factor(gpu, inputs, desc->damping, inputs->reference_dead ? reference_mean : mean, info, error) : BPDQ_OK;
+  return desc->factor ? find_factor(gpu, inputs, desc->damping, mean, info, error) : BPDQ_OK;
 }
 
 bpdq_status bpdq_gpu_inputs_create(bpdq_algebra *algebra, const bpdq_statistics *statistics, const bpdq_inputs_desc *desc,
