@@ -206,7 +206,8 @@ void main() {
         uint block = step + i * SLICES;
         if (block < end) {
           UNROLL for (uint p = 0; p < PLANES; p++) words[p] = next_words[i * PLANES + p];
-          UNROLL for (uint c = 0; c < RUNS * COEFFICIENT_WORDS; c++) block_coefficients[c] = next_coefficients[i * RUNS * COEFFICIENT_WORDS + c];
+          UNROLL for (uint c = 0; c < RUNS * COEFFICIENT_WORDS; c++)
+            block_coefficients[c] = next_coefficients[i * RUNS * COEFFICIENT_WORDS + c];
           if (block + SLICES * AHEAD < end) fetch(i, held, r, block + SLICES * AHEAD);
           UNROLL for (uint t = 0; t < BATCH; t++) results[t] += block_product(r, block, min(first + t, count - 1));
         }

@@ -113,7 +113,8 @@ void main() {
     [[unroll]] for (uint j = 0; j < SUBGROUP_ROWS; j++) {
       coopMatStore(sums[i * SUBGROUP_ROWS + j], results, staging, 16, gl_CooperativeMatrixLayoutRowMajor);
       subgroupBarrier();
-      [[unroll]] for (uint e = 0; e < 8; e++) { // of 32 lanes; a loop that stays one would leave `sums` in memory, at a fifteenth of the speed
+      // Over 32 lanes. If this stayed a loop, the loops around it would too, and `sums`, indexed by them, would live in memory.
+      [[unroll]] for (uint e = 0; e < 8; e++) {
         uint at = gl_SubgroupInvocationID + 32 * e;
         uint token = first_token + token_part + 16 * i + at / 16, row = first_row + row_part + 16 * j + at % 16;
         if (token < count && row < push.rows) store(token, row, results[staging + at]);
