@@ -128,7 +128,10 @@ static void a_full_disk_is_reported(void **unused) {
     bpdq_status status = bpdq_output_write(file, block, 4u << 20, &error);
     if (status == BPDQ_OK) status = bpdq_output_commit(file, &error);
     free(block);
-    _exit(status == BPDQ_ERROR_IO && strstr(error.message, path) ? 0 : 4);
+    if (status != BPDQ_ERROR_IO || !strstr(error.message, path)) _exit(4);
+    void *memory;
+    status = bpdq_map_scratch(folder, 1u << 20, &memory, &error);
+    _exit(status == BPDQ_ERROR_IO && strstr(error.message, folder) ? 0 : 5);
   }
   int status;
   assert_int_equal(waitpid(child, &status, 0), child);
@@ -160,6 +163,33 @@ static void mappings_hold_the_file(void **unused) {
   bpdq_unmap_file(&mapping);
   unlink(path);
   free(path);
+}
+
+static void scratch_has_no_name(void **unused) {
+  (void)unused;
+  enum { BYTES = 1000003 };
+  char *missing = inside("missing");
+  uint8_t *memory;
+  int before = 0, after = 0;
+  bpdq_error error;
+  assert_int_equal(bpdq_list_folder(folder, count_entry, &before, NULL), BPDQ_OK);
+  assert_int_equal(bpdq_map_scratch(folder, BYTES, (void **)&memory, NULL), BPDQ_OK);
+  assert_int_equal(bpdq_list_folder(folder, count_entry, &after, NULL), BPDQ_OK);
+  assert_int_equal(before, after);
+  for (int i = 0; i < BYTES; i++) assert_int_equal(memory[i], 0);
+  memset(memory, 7, BYTES);
+  assert_int_equal(memory[BYTES - 1], 7);
+  bpdq_unmap_scratch(memory, BYTES);
+  bpdq_unmap_scratch(NULL, 0);
+  assert_int_equal(bpdq_map_scratch(missing, BYTES, (void **)&memory, &error), BPDQ_ERROR_IO);
+  assert_non_null(strstr(error.message, missing));
+  assert_null(memory);
+  const uint64_t too_much[] = {(uint64_t)1 << 60, UINT64_MAX};
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal(bpdq_map_scratch(folder, too_much[i], (void **)&memory, &error), BPDQ_ERROR_IO);
+    assert_non_null(strstr(error.message, "GiB"));
+  }
+  free(missing);
 }
 
 static void folders_are_made_and_removed(void **unused) {
@@ -295,6 +325,7 @@ int main(void) {
       cmocka_unit_test(failures_name_the_path),
       cmocka_unit_test(a_full_disk_is_reported),
       cmocka_unit_test(mappings_hold_the_file),
+      cmocka_unit_test(scratch_has_no_name),
       cmocka_unit_test(folders_are_made_and_removed),
       cmocka_unit_test(rename_replaces),
       cmocka_unit_test(locks_exclude_each_other),
