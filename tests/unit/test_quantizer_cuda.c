@@ -13,9 +13,10 @@
 /* Of objectives, in both directions. Descent from sums in another order meets a few ties differently and ends in another local optimum of
  * about the same depth; in made layers of a few thousand weights, and with many planes, one weight counts for more. */
 static const double TOLERANCE = 0.01, SMALL_TOLERANCE = 0.05;
-/* Of layers with so many rows that it averages out. With 32 rows and eight planes the CPU alone ends anywhere within 7% when the weights
- * change by a millionth (the levels lie so close that descent takes another path), with 512 rows within 1.4%; with five planes 0.4%. */
-static const double MANY_LEVELS_TOLERANCE = 0.02;
+/* With many planes the fit of a group is close to singular, so that the rounding of its sums alone leads to other levels. Of eight made
+ * layers of 512 rows with eight planes the CPU ends between 0.970 and 1.028 times (on average 0.994) what it ends at when it adds up the
+ * same products in the opposite order. */
+static const double MANY_LEVELS_TOLERANCE = 0.05;
 
 static void assert_close(double value, double expected, double tolerance, const char *what) {
   if (!(fabs(value - expected) <= tolerance * fabs(expected) + 1e-12)) fail_msg("%s: cuda %.9g, cpu %.9g", what, value, expected);
