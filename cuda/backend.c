@@ -120,9 +120,15 @@ static bpdq_status try_kernel(cuda_backend *backend, bpdq_error *error) {
   return cuda_check(result, error, "running a first kernel (is this build made for the device?)");
 }
 
-static bool option_is(const char *name, const char *value) {
-  const char *set = getenv(name);
-  return set && !strcmp(set, value);
+/* BPDQ_CUDA_WGMMA=0 lets a Hopper device run, and the operation suite check there, the mma.sync kernel of every other device. */
+static bool uses_wgmma(const struct cudaDeviceProp *properties) {
+#ifdef BPDQ_CUDA_WGMMA
+  const char *set = getenv("BPDQ_CUDA_WGMMA");
+  return properties->major == 9 && !(set && !strcmp(set, "0"));
+#else
+  (void)properties;
+  return false;
+#endif
 }
 
 static bpdq_status choose_device(const bpdq_backend_options *options, int *device, bpdq_error *error) {
@@ -153,14 +159,11 @@ static bpdq_status initialize(cuda_backend *backend, const bpdq_backend_options 
     return bpdq_fail(error, BPDQ_ERROR_DEVICE, "cuda: %s cannot run models: %s", properties.name, backend->base.info.unusable);
   backend->memory_cap = options->memory_cap;
   backend->log = options->log;
-  backend->queue = (bpdq_cuda_queue){.dependent_launch = properties.major >= 9 && !option_is("BPDQ_CUDA_DEPENDENT_LAUNCH", "0"),
-#ifdef BPDQ_CUDA_WGMMA
-                                     .wgmma = properties.major == 9 && !option_is("BPDQ_CUDA_WGMMA", "0"),
-#endif
+  backend->queue = (bpdq_cuda_queue){.dependent_launch = properties.major >= 9,
+                                     .wgmma = uses_wgmma(&properties),
                                      .multiprocessors = properties.multiProcessorCount,
                                      .shared_per_block = (int)properties.sharedMemPerBlockOptin,
                                      .shared_per_multiprocessor = (int)properties.sharedMemPerMultiprocessor};
-  backend->head_in_8_bits = !option_is("BPDQ_CUDA_HEAD", "16");
   BPDQ_TRY(cuda_staging_create(backend, error));
   return try_kernel(backend, error);
 }

@@ -107,8 +107,10 @@ static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 static void measure_work(bpdq_executable *e, const bpdq_program *program) {
   for (size_t i = 0; i < program->count; i++) {
     const bpdq_op *op = &program->ops[i];
-    if (op->kind == BPDQ_OP_LINEAR)
+    if (op->kind == BPDQ_OP_LINEAR) {
       e->work.prepared_bytes = larger(e->work.prepared_bytes, cuda_linear_work(&op->linear, e->max_tokens, program->activations));
+      e->work.gemm_bytes = larger(e->work.gemm_bytes, cuda_linear_scratch(e, &op->linear));
+    }
     if (op->kind == BPDQ_OP_ATTENTION) {
       const bpdq_op_attention *a = &op->attention;
       bpdq_cuda_heads heads = heads_of(e, a->heads, a->kv_heads, a->head_dim, a->context);
@@ -132,14 +134,15 @@ static bpdq_status allocate_work(bpdq_executable *e, const bpdq_program *program
   uint64_t scalars = bpdq_round_up((uint64_t)(4 + 2 * e->max_tokens) * 4, 256);
   measure_work(e, program);
   uint64_t prepared = bpdq_round_up(e->work.prepared_bytes, 256), attention = bpdq_round_up(e->work.attention_bytes, 256);
-  uint64_t total = scalars + prepared + attention + e->work.top_k_bytes;
+  uint64_t gemm = bpdq_round_up(e->work.gemm_bytes, 256), total = scalars + prepared + gemm + attention + e->work.top_k_bytes;
   BPDQ_TRY(cuda_allocate(e->backend, total, "work memory", &e->memory, &e->charged, error));
   BPDQ_TRY(cuda_check(cudaMemsetAsync(e->memory, 0, total, e->state->stream), error, "clearing work memory"));
   BPDQ_TRY(cuda_check(cudaHostAlloc((void **)&e->host_run, scalars, cudaHostAllocMapped), error, "allocating mapped host memory"));
   char *at = e->memory;
   e->run = (bpdq_cuda_run){(int32_t *)at, (int32_t *)at + 4, (int32_t *)at + 4 + e->max_tokens};
   e->work.prepared = at + scalars;
-  e->work.attention = e->work.prepared + prepared;
+  e->work.gemm = e->work.prepared + prepared;
+  e->work.attention = e->work.gemm + gemm;
   e->work.top_k = e->work.attention + attention;
   return BPDQ_OK;
 }
@@ -206,7 +209,7 @@ static bool rope_fuses(const bpdq_executable *e, size_t i) {
          r->heads == a->heads && r->kv_heads == a->kv_heads && r->head_dim == a->head_dim && r->context == a->context;
 }
 
-static cudaError_t launch_op(const bpdq_cuda_queue *queue, bpdq_executable *e, const bpdq_op *op, bpdq_activations activations) {
+static cudaError_t launch_op(const bpdq_cuda_queue *queue, bpdq_executable *e, const bpdq_op *op) {
   const bpdq_state *state = e->state;
   switch (op->kind) {
     case BPDQ_OP_TRANSFORM: {
@@ -214,7 +217,7 @@ static cudaError_t launch_op(const bpdq_cuda_queue *queue, bpdq_executable *e, c
       return bpdq_cuda_prepare_f32(queue, &prepare, state->tensors[op->transform.output].data, op->transform.width);
     }
     case BPDQ_OP_LINEAR:
-      return cuda_linear_launch(queue, e, &op->linear, activations);
+      return cuda_linear_launch(queue, e, &op->linear);
     case BPDQ_OP_ROPE_CACHE: {
       const bpdq_op_rope_cache *r = &op->rope_cache;
       bpdq_cuda_heads heads = heads_of(e, r->heads, r->kv_heads, r->head_dim, r->context);
@@ -240,7 +243,7 @@ static cudaError_t enqueue(bpdq_executable *e, const bpdq_cuda_queue *queue, con
       bpdq_cuda_rope rope = rope_of(e->state, &e->ops[i].rope_cache);
       result = launch_attention(queue, e, &e->ops[++i].attention, &rope);
     } else {
-      result = launch_op(queue, e, &e->ops[i], e->activations);
+      result = launch_op(queue, e, &e->ops[i]);
     }
   }
   return result;

@@ -32,7 +32,6 @@ typedef struct cuda_backend {
   bpdq_backend base;
   int device;
   bpdq_cuda_queue queue; /* stream is NULL: each state fills in its own */
-  bool head_in_8_bits;
   bpdq_log log;
   uint64_t memory_cap, memory_current, memory_peak;
   bpdq_mutex *mutex; /* memory counters */
@@ -82,8 +81,8 @@ struct bpdq_executable {
   void *memory; /* run scalars and work arrays */
   uint64_t charged;
   struct work_space {
-    char *prepared, *attention, *top_k;
-    uint64_t prepared_bytes, attention_bytes, top_k_bytes;
+    char *prepared, *gemm, *attention, *top_k;
+    uint64_t prepared_bytes, gemm_bytes, attention_bytes, top_k_bytes;
   } work;
   bpdq_tensor *mirrored; /* tensors whose mirror each run fills */
   size_t mirrored_count;
@@ -129,9 +128,10 @@ bpdq_status cuda_tensor_mirror(bpdq_state *state, bpdq_tensor tensor, bpdq_error
 
 /* Bytes of work memory that the transformed input of this product takes. */
 uint64_t cuda_linear_work(const bpdq_op_linear *op, int64_t max_tokens, bpdq_activations activations);
+/* Bytes of scratch, zeroed once, that the product itself takes. */
+uint64_t cuda_linear_scratch(const bpdq_executable *executable, const bpdq_op_linear *op);
 /* Puts the transform and the product on the queue. */
-cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executable *executable, const bpdq_op_linear *op,
-                               bpdq_activations activations);
+cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executable *executable, const bpdq_op_linear *op);
 bpdq_cuda_prepare cuda_prepare_of(const bpdq_executable *executable, bpdq_tensor input, const bpdq_transform *transform, int64_t width,
                                   bool last);
 

@@ -113,13 +113,16 @@ cudaError_t bpdq_cuda_planes_batch(const bpdq_cuda_queue *queue, const bpdq_cuda
 /* Exact f32 product of every format and any number of rows: x is f32 [rows, column_tiles * 256]. */
 cudaError_t bpdq_cuda_planes_exact(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const float *x,
                                    const bpdq_cuda_output *output);
-/* f16 tensor-core product for many rows: planes 1..4, any group. On sm_90a the halves are `by_steps`. */
+/* f16 tensor-core product for many rows: planes 1..4, any group. On sm_90a the halves are `by_steps`. Scratch: zeroed once by the caller,
+ * its size that of the largest product that shares it; NULL where that is 0. */
 bool bpdq_cuda_planes_gemm_supports(const bpdq_cuda_planes *planes);
+uint64_t bpdq_cuda_planes_gemm_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows);
 cudaError_t bpdq_cuda_planes_gemm(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *row_scale,
-                                  const bpdq_cuda_output *output);
+                                  void *scratch, const bpdq_cuda_output *output);
 /* The same by the matrix unit of sm_90a (planes_wgmma.cu); planes_gemm takes it where queue->wgmma says so. */
+uint64_t bpdq_cuda_planes_wgmma_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows);
 cudaError_t bpdq_cuda_planes_wgmma(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *row_scale,
-                                   const bpdq_cuda_output *output);
+                                   void *scratch, const bpdq_cuda_output *output);
 
 typedef struct bpdq_cuda_dense {
   const void *data;    /* [N, stride] of type; columns K .. stride-1 are zero. Q8: as in layout.h */

@@ -72,6 +72,12 @@ uint64_t cuda_linear_work(const bpdq_op_linear *op, int64_t max_tokens, bpdq_act
   return work_arrays(op->weight, method_of(op->weight, rows, activations), slices_of(activations), rows, &second);
 }
 
+uint64_t cuda_linear_scratch(const bpdq_executable *e, const bpdq_op_linear *op) {
+  int64_t rows = rows_of(op, e->max_tokens);
+  if (method_of(op->weight, rows, e->activations) != METHOD_PLANES_GEMM) return 0;
+  return bpdq_cuda_planes_gemm_scratch(&e->backend->queue, &op->weight->planes, rows);
+}
+
 bpdq_cuda_prepare cuda_prepare_of(const bpdq_executable *executable, bpdq_tensor input, const bpdq_transform *transform, int64_t width,
                                   bool last) {
   return (bpdq_cuda_prepare){.input = executable->state->tensors[input].data,
@@ -84,12 +90,11 @@ bpdq_cuda_prepare cuda_prepare_of(const bpdq_executable *executable, bpdq_tensor
                              .run = executable->run};
 }
 
-cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executable *executable, const bpdq_op_linear *op,
-                               bpdq_activations activations) {
+cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executable *executable, const bpdq_op_linear *op) {
   const bpdq_weight *w = op->weight;
   bool last = op->rows == BPDQ_ROWS_LAST;
   int64_t rows = rows_of(op, executable->max_tokens);
-  int slices = slices_of(activations);
+  int slices = slices_of(executable->activations);
   const cuda_tensor *output_tensor = &executable->state->tensors[op->output];
   bpdq_cuda_prepare prepare = cuda_prepare_of(executable, op->input, &op->transform, w->columns, last);
   bpdq_cuda_output output = {.data = (float *)output_tensor->data + op->offset,
@@ -99,7 +104,7 @@ cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executab
                              .last = last,
                              .max_rows = rows,
                              .run = executable->run};
-  linear_method method = method_of(w, rows, activations);
+  linear_method method = method_of(w, rows, executable->activations);
   uint64_t at;
   work_arrays(w, method, slices, rows, &at);
   void *first = executable->work.prepared, *second = executable->work.prepared + at;
@@ -116,7 +121,7 @@ cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executab
     case METHOD_PLANES_GEMM:
       result = bpdq_cuda_prepare_half(queue, &prepare, w->planes.column_tiles, queue->wgmma, first, second);
       if (result != cudaSuccess) return result;
-      return bpdq_cuda_planes_gemm(queue, &w->planes, first, second, &output);
+      return bpdq_cuda_planes_gemm(queue, &w->planes, first, second, executable->work.gemm_bytes ? executable->work.gemm : NULL, &output);
     case METHOD_PLANES_EXACT:
       result = bpdq_cuda_prepare_f32(queue, &prepare, first, w->planes.column_tiles * 256);
       if (result != cudaSuccess) return result;

@@ -227,7 +227,7 @@ bpdq_status cuda_weight_create(bpdq_backend *base, const bpdq_weight_desc *desc,
   BPDQ_TRY(check_desc(desc, true, &rows, error));
   BPDQ_TRY(cuda_check(cudaSetDevice(backend->device), error, "selecting the device"));
   int type = common_type(desc, desc->kind == BPDQ_WEIGHT_PLANES);
-  if (desc->kind == BPDQ_WEIGHT_DENSE && desc->is_head && backend->head_in_8_bits) type = BPDQ_CUDA_Q8;
+  if (desc->kind == BPDQ_WEIGHT_DENSE && desc->is_head) type = BPDQ_CUDA_Q8;
   bpdq_weight *w;
   BPDQ_TRY(allocate_weight(backend, desc, rows, type, &w, error));
   bpdq_status status = desc->kind == BPDQ_WEIGHT_PLANES  ? upload_planes(backend, desc, w, error)
@@ -266,7 +266,7 @@ bpdq_status cuda_weight_random(bpdq_backend *base, const bpdq_weight_desc *desc,
   int64_t rows;
   BPDQ_TRY(check_desc(desc, false, &rows, error));
   BPDQ_TRY(cuda_check(cudaSetDevice(backend->device), error, "selecting the device"));
-  int type = desc->is_head && desc->kind == BPDQ_WEIGHT_DENSE && backend->head_in_8_bits ? BPDQ_CUDA_Q8 : BPDQ_CUDA_BF16;
+  int type = desc->is_head && desc->kind == BPDQ_WEIGHT_DENSE ? BPDQ_CUDA_Q8 : BPDQ_CUDA_BF16;
   bpdq_weight *w;
   BPDQ_TRY(allocate_weight(backend, desc, rows, type, &w, error));
   bpdq_status status = cuda_check(fill_randomly(backend, w, seed), error, "making random weights");

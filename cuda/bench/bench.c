@@ -18,8 +18,8 @@
 
 typedef struct bench {
   bpdq_cuda_queue queue;
-  char *pool; /* random words, also read as coefficients (bf16 of moderate size) */
-  char *inputs, *outputs, *work;
+  char *pool;                              /* random words, also read as coefficients (bf16 of moderate size) */
+  char *inputs, *outputs, *work, *scratch; /* scratch: of products of many rows, zeros between launches where it counts */
   int32_t *scalars;
   bpdq_cuda_run run;
   double bandwidth;
@@ -136,7 +136,7 @@ static cudaError_t launch_planes_gemm(const bench *b, void *context, uint64_t of
   bpdq_cuda_planes planes = placed(b, c, offset);
   bpdq_cuda_output output = output_of(b, planes.rows, c->rows);
   return c->rows <= 16 ? bpdq_cuda_planes_batch(&b->queue, &planes, b->inputs, (const float *)b->work, &output)
-                       : bpdq_cuda_planes_gemm(&b->queue, &planes, b->inputs, (const float *)b->work, &output);
+                       : bpdq_cuda_planes_gemm(&b->queue, &planes, b->inputs, (const float *)b->work, b->scratch, &output);
 }
 
 static cudaError_t launch_exact(const bench *b, void *context, uint64_t offset) {
@@ -389,6 +389,8 @@ static void set_up(bench *b) {
   check(cudaMalloc((void **)&b->inputs, 128 << 20), "inputs");
   check(cudaMalloc((void **)&b->outputs, 256 << 20), "outputs");
   check(cudaMalloc((void **)&b->work, 128 << 20), "work");
+  check(cudaMalloc((void **)&b->scratch, 128 << 20), "scratch");
+  check(cudaMemset(b->scratch, 0, 128 << 20), "scratch");
   check(cudaMalloc((void **)&b->scalars, 16384), "scalars");
   b->run = (bpdq_cuda_run){b->scalars, b->scalars + 4, b->scalars + 4 + 1024};
   check(cudaMemset(b->scalars, 0, 16384), "scalars");

@@ -397,7 +397,7 @@ static attention_plan plan_attention(const bpdq_cuda_queue *queue, const bpdq_cu
 }
 
 static uint64_t counter_bytes(const attention_plan *plan, const bpdq_cuda_heads *heads) {
-  return ((uint64_t)plan->token_tiles * heads->kv_heads * plan->head_tiles * 4 + 255) / 256 * 256;
+  return ((uint64_t)plan->token_tiles * heads->kv_heads * plan->head_tiles * MAX_SLICES * 4 + 255) / 256 * 256;
 }
 
 uint64_t bpdq_cuda_attention_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads) {
@@ -427,7 +427,8 @@ cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_he
   attention_plan plan = plan_attention(queue, heads);
   void *partial = (char *)scratch + counter_bytes(&plan, heads);
   if (rope) {
-    decode_arguments decode = {{*heads, *rope, *cache}, scale * LOG2_E, plan.splits, (int32_t *)scratch, (float *)partial, output};
+    decode_arguments decode = {{*heads, *rope, *cache}, scale * LOG2_E,   plan.splits, queue->multiprocessors,
+                               (int32_t *)scratch,      (float *)partial, output};
     return launch_attention_decode(queue, &decode);
   }
   attention_arguments a = {};

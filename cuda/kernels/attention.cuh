@@ -5,6 +5,7 @@
 #include "kernels/rope.cuh"
 
 #define MAX_SPLITS 64
+#define MAX_SLICES 4
 
 /* One warp: the factors that merge `count` splits of a row. `parts` is the first split's (maximum, denominator). */
 __device__ __forceinline__ static void split_factors(const float *parts, int count, int pitch, float factors[MAX_SPLITS]) {
@@ -33,7 +34,8 @@ typedef struct decode_arguments {
   rope_arguments rope;
   float scale; /* of the scores, times log2(e) */
   int splits;
-  int32_t *arrivals; /* [kv_heads], zero between runs */
+  int sliced_blocks; /* query heads are divided between blocks while there are no more than these */
+  int32_t *arrivals; /* [kv_heads, slices], zero between runs */
   float *partial;    /* [kv_heads, splits, group, width + 2]: sums, then maximum and denominator */
   float *output;     /* [heads * head_dim] */
 } decode_arguments;

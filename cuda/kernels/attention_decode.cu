@@ -2,12 +2,14 @@
  *
  * A layer's decode kernels are short: here latency counts, and with it the size of the code, which each layer fetches anew. A block takes
  * one kv head, all its query heads, and a share of the positions. Scores are plain dot products (16 bytes of a key to a lane); values are
- * read in blocks of 32 positions, a dim to a thread. The last block of a kv head to finish merges the splits in a fixed order. */
+ * read in blocks of 32 positions, a dim to a thread. The last block of a kv head to finish merges the splits in a fixed order. While
+ * contexts are short enough to leave multiprocessors idle, several blocks divide the query heads of a kv head between them. */
 #include "kernels/attention.cuh"
 
 #define WARPS 16 /* positions of a short context are one block's then, and nothing has to be merged */
 #define THREADS (WARPS * 32)
 #define MAX_GROUP 8 /* query heads of a kv head */
+#define SLICE_HEADS 2
 
 template <int WIDTH>
 struct decode_shared {
@@ -43,6 +45,7 @@ typedef struct decode_share {
   int64_t start, end; /* first and last cache row of the sequence's positions */
   int64_t from, to;   /* this block's: blocks from .. to - 1 */
   int active;         /* splits that have any */
+  int first, heads;   /* of the kv head's query heads, this block's */
 } decode_share;
 
 template <int WIDTH>
@@ -57,17 +60,22 @@ __device__ static decode_share find_share(const decode_arguments &a) {
   s.from = (s.start >> 5) + (int64_t)blockIdx.x * share;
   s.to = min((s.end >> 5) + 1, s.from + share);
   s.active = (blocks + share - 1) / share;
+  int group = h.heads / h.kv_heads;
+  bool sliced = gridDim.z > 1 && s.active * (int)(gridDim.y * gridDim.z) <= a.sliced_blocks;
+  s.first = sliced ? (int)blockIdx.z * SLICE_HEADS : 0;
+  s.heads = sliced ? min(SLICE_HEADS, group - s.first) : blockIdx.z ? 0 : group;
   return s;
 }
 
 /* Rotates this block's queries into shared memory; the block with the newest position writes its key and value to the cache. */
 template <int WIDTH>
-__device__ static void rotate_heads(const decode_arguments &a, const decode_share &s, int group, decode_shared<WIDTH> &shared) {
+__device__ static void rotate_heads(const decode_arguments &a, const decode_share &s, decode_shared<WIDTH> &shared) {
   const bpdq_cuda_heads &h = a.rope.heads;
-  int position = (int)(s.end - s.start), head = blockIdx.y, count = (int)blockIdx.x == s.active - 1 ? group + 2 : group;
+  int position = (int)(s.end - s.start), head = blockIdx.y, count = (int)blockIdx.x == s.active - 1 ? s.heads + 2 : s.heads;
+  int first = head * (h.heads / h.kv_heads) + s.first;
   for (int i = threadIdx.x >> 5; i < count; i += WARPS) {
-    int unit = i < group ? head * group + i : i == group ? h.heads + head : h.heads + h.kv_heads + head;
-    rope_head(a.rope, 0, unit, position, s.end, i < group ? shared.query[i] : NULL);
+    int unit = i < s.heads ? first + i : i == s.heads ? h.heads + head : h.heads + h.kv_heads + head;
+    rope_head(a.rope, 0, unit, position, s.end, i < s.heads ? shared.query[i] : NULL);
   }
 }
 
@@ -187,10 +195,11 @@ __device__ static void chunk_values(const decode_arguments &a, const decode_shar
 
 /* The block's own result: to the output where it is the only split, else to `partial`. */
 template <int WIDTH>
-__device__ static void store_split(const decode_arguments &a, const decode_share &s, int group, const decode_shared<WIDTH> &shared) {
+__device__ static void store_split(const decode_arguments &a, const decode_share &s, const decode_shared<WIDTH> &shared) {
   const bpdq_cuda_heads &h = a.rope.heads;
-  float *part = a.partial + ((int64_t)blockIdx.y * a.splits + blockIdx.x) * group * (WIDTH + 2);
-  for (int i = threadIdx.x; i < group * WIDTH; i += THREADS) {
+  int group = h.heads / h.kv_heads;
+  float *part = a.partial + (((int64_t)blockIdx.y * a.splits + blockIdx.x) * group + s.first) * (WIDTH + 2);
+  for (int i = threadIdx.x; i < s.heads * WIDTH; i += THREADS) {
     int head = i / WIDTH, dim = i % WIDTH;
     float sum = 0;
 #pragma unroll
@@ -198,9 +207,9 @@ __device__ static void store_split(const decode_arguments &a, const decode_share
     if (s.active > 1)
       part[head * (WIDTH + 2) + dim] = sum;
     else if (dim < h.head_dim)
-      a.output[((int64_t)blockIdx.y * group + head) * h.head_dim + dim] = sum / shared.denominator[head];
+      a.output[((int64_t)blockIdx.y * group + s.first + head) * h.head_dim + dim] = sum / shared.denominator[head];
   }
-  if (s.active > 1 && (int)threadIdx.x < group) {
+  if (s.active > 1 && (int)threadIdx.x < s.heads) {
     part[threadIdx.x * (WIDTH + 2) + WIDTH] = shared.maximum[threadIdx.x];
     part[threadIdx.x * (WIDTH + 2) + WIDTH + 1] = shared.denominator[threadIdx.x];
   }
@@ -209,11 +218,12 @@ __device__ static void store_split(const decode_arguments &a, const decode_share
 /* True in the block that finds all splits of its kv head finished; it sees what they wrote. */
 __device__ static bool is_last(const decode_arguments &a, int active, bool *shared_flag) {
   if (active == 1) return true;
+  int slot = blockIdx.y * gridDim.z + blockIdx.z;
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    *shared_flag = atomicAdd(a.arrivals + blockIdx.y, 1) == active - 1;
-    if (*shared_flag) a.arrivals[blockIdx.y] = 0;
+    *shared_flag = atomicAdd(a.arrivals + slot, 1) == active - 1;
+    if (*shared_flag) a.arrivals[slot] = 0;
   }
   __syncthreads();
   __threadfence();
@@ -221,13 +231,13 @@ __device__ static bool is_last(const decode_arguments &a, int active, bool *shar
 }
 
 template <int WIDTH>
-__device__ static void merge_splits(const decode_arguments &a, int active, int group, decode_shared<WIDTH> &shared) {
+__device__ static void merge_splits(const decode_arguments &a, const decode_share &s, decode_shared<WIDTH> &shared) {
   const bpdq_cuda_heads &h = a.rope.heads;
-  int warp = threadIdx.x >> 5, pitch = group * (WIDTH + 2);
-  const float *parts = a.partial + (int64_t)blockIdx.y * a.splits * pitch;
-  if (warp < group) split_factors(parts + warp * (WIDTH + 2) + WIDTH, active, pitch, shared.factors[warp]);
+  int warp = threadIdx.x >> 5, group = h.heads / h.kv_heads, pitch = group * (WIDTH + 2), active = s.active;
+  const float *parts = a.partial + (int64_t)blockIdx.y * a.splits * pitch + s.first * (WIDTH + 2);
+  if (warp < s.heads) split_factors(parts + warp * (WIDTH + 2) + WIDTH, active, pitch, shared.factors[warp]);
   __syncthreads();
-  for (int i = threadIdx.x; i < group * (WIDTH / 2); i += THREADS) {
+  for (int i = threadIdx.x; i < s.heads * (WIDTH / 2); i += THREADS) {
     int head = i / (WIDTH / 2), dim = i % (WIDTH / 2) * 2;
     float2 sum = make_float2(0, 0);
 #pragma unroll 8
@@ -236,7 +246,7 @@ __device__ static void merge_splits(const decode_arguments &a, int active, int g
       sum.x = fmaf(shared.factors[head][split], part.x, sum.x);
       sum.y = fmaf(shared.factors[head][split], part.y, sum.y);
     }
-    float *out = a.output + ((int64_t)blockIdx.y * group + head) * h.head_dim;
+    float *out = a.output + ((int64_t)blockIdx.y * group + s.first + head) * h.head_dim;
     if (dim < h.head_dim) *(float2 *)(out + dim) = sum; /* head_dim is even */
   }
 }
@@ -245,37 +255,36 @@ template <int WIDTH, bool Q8>
 __global__ void __launch_bounds__(THREADS, 2) attention_decode_kernel(decode_arguments a) {
   __shared__ __align__(16) decode_shared<WIDTH> shared;
   const bpdq_cuda_heads &h = a.rope.heads;
-  int group = h.heads / h.kv_heads;
   let_dependents_launch();
   decode_share s = find_share<WIDTH>(a);
-  if ((int)blockIdx.x >= s.active) return;
+  if ((int)blockIdx.x >= s.active || s.heads == 0) return;
   if (threadIdx.x < MAX_GROUP) shared.maximum[threadIdx.x] = -INFINITY, shared.denominator[threadIdx.x] = 0;
   if (h.head_dim < WIDTH)
     for (int i = threadIdx.x; i < MAX_GROUP * WIDTH; i += THREADS) shared.query[i / WIDTH][i % WIDTH] = 0;
   prefetch_chunk<WIDTH, Q8>(a, s);
   __syncthreads();
   wait_for_predecessors();
-  rotate_heads<WIDTH>(a, s, group, shared);
+  rotate_heads<WIDTH>(a, s, shared);
   __syncthreads();
 
   float sums[MAX_GROUP] = {};
   for (int64_t block = s.from; block < s.to; block += decode_shared<WIDTH>::CHUNK / 32) {
-    chunk_scores<WIDTH, Q8>(a, s, block * 32, group, shared);
+    chunk_scores<WIDTH, Q8>(a, s, block * 32, s.heads, shared);
     __syncthreads();
-    chunk_softmax<WIDTH>(group, shared);
+    chunk_softmax<WIDTH>(s.heads, shared);
     __syncthreads();
-    chunk_values<WIDTH, Q8>(a, s, block * 32, group, shared, sums);
+    chunk_values<WIDTH, Q8>(a, s, block * 32, s.heads, shared, sums);
     __syncthreads();
   }
 #pragma unroll
   for (int i = 0; i < MAX_GROUP; i++) shared.sums[threadIdx.x / WIDTH][i][threadIdx.x % WIDTH] = sums[i];
   __syncthreads();
-  store_split<WIDTH>(a, s, group, shared);
+  store_split<WIDTH>(a, s, shared);
   if (!is_last(a, s.active, &shared.last_block)) return;
-  if (s.active > 1) merge_splits<WIDTH>(a, s.active, group, shared);
-  /* All blocks of the kv head have read their queries: the rotated ones go back in place, as the operation promises. */
-  float *queries = a.rope.rope.qkv + (int64_t)blockIdx.y * group * h.head_dim;
-  for (int i = threadIdx.x; i < group * h.head_dim; i += THREADS) queries[i] = shared.query[i / h.head_dim][i % h.head_dim];
+  if (s.active > 1) merge_splits<WIDTH>(a, s, shared);
+  /* All blocks have read these queries: the rotated ones go back in place, as the operation promises. */
+  float *queries = a.rope.rope.qkv + ((int64_t)blockIdx.y * (h.heads / h.kv_heads) + s.first) * h.head_dim;
+  for (int i = threadIdx.x; i < s.heads * h.head_dim; i += THREADS) queries[i] = shared.query[i / h.head_dim][i % h.head_dim];
 }
 
 bool bpdq_cuda_attention_fuses_rope(const bpdq_cuda_heads *heads) {
@@ -292,5 +301,7 @@ cudaError_t launch_attention_decode(const bpdq_cuda_queue *queue, const decode_a
          : q8 ? (const void *)attention_decode_kernel<256, true>
                         : (const void *)attention_decode_kernel<256, false>;
   void *pointers[] = {(void *)arguments};
-  return launch(queue, kernel, dim3((unsigned)arguments->splits, (unsigned)arguments->rope.heads.kv_heads), THREADS, 0, pointers);
+  const bpdq_cuda_heads *h = &arguments->rope.heads;
+  unsigned slices = blocks_for(h->heads / h->kv_heads, SLICE_HEADS);
+  return launch(queue, kernel, dim3((unsigned)arguments->splits, (unsigned)h->kv_heads, slices), THREADS, 0, pointers);
 }

@@ -1,6 +1,8 @@
 /* Choice of the bit-serial kernel and of its launch shape. */
 #include "kernels/planes_bitserial.cuh"
 
+#define THREADS_PER_MULTIPROCESSOR 1024 /* of the stream over row tiles: 64 registers each are the register file */
+
 bool bpdq_cuda_bitserial_supports(const bpdq_cuda_planes *planes, int64_t max_rows) {
   bool group = planes->group == 64 || planes->group == 128 || planes->group == 256;
   return group && planes->planes <= 4 && max_rows == 1 && planes->coefficient_type != BPDQ_CUDA_F32;
@@ -15,6 +17,16 @@ static void choose_shape(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *p
   *warps = tuning && tuning->warps ? tuning->warps : long_rows ? 16 : planes->column_tiles < 8 ? (int)planes->column_tiles : 8;
   bool light = planes->planes * 256 / planes->group <= 4; /* two tiles in registers leave room for four blocks on a multiprocessor */
   *depth = tuning && tuning->depth ? tuning->depth : light && planes->column_tiles > 8 && planes->column_tiles <= 16 ? 2 : 1;
+}
+
+/* Threads and blocks of the stream over row tiles, or false: it needs two tiles in registers, and more row tiles than blocks fit at once,
+ * else there is no next one whose weights could be on their way. */
+static bool streams_rows(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int *threads, int *blocks) {
+  bool light = planes->planes * 256 / planes->group <= 4;
+  if (!light || planes->column_tiles < 4 || planes->column_tiles > 2 * BITSERIAL_MAX_WARPS) return false;
+  *threads = ((int)planes->column_tiles + 1) / 2 * 32;
+  *blocks = THREADS_PER_MULTIPROCESSOR / *threads * queue->multiprocessors;
+  return (planes->rows + 15) / 16 > *blocks;
 }
 
 cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int slices, const uint32_t *bits,
@@ -32,7 +44,11 @@ cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_pl
   arguments.bf16 = planes->coefficient_type == BPDQ_CUDA_BF16;
   arguments.output = *output;
   void *pointers[] = {&arguments};
-  int warps, depth;
+  int threads, blocks, warps, depth;
+  if (!(tuning && tuning->warps) && streams_rows(queue, planes, &threads, &blocks)) {
+    const void *kernel = choices[planes->planes - 1](planes->group, slices, 0);
+    return launch(queue, kernel, dim3((unsigned)blocks), dim3((unsigned)threads), 0, pointers);
+  }
   choose_shape(queue, planes, tuning, &warps, &depth);
   const void *kernel = choices[planes->planes - 1](planes->group, slices, depth);
   return launch(queue, kernel, dim3((unsigned)arguments.row_tiles), dim3((unsigned)warps * 32), 0, pointers);

@@ -182,8 +182,58 @@ __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bit
   a.output.data[n] = start + total;
 }
 
+/* Short rows: a warp's two column tiles are the same in each row tile of its block, so that their activations stay in registers, and the
+ * next row tile's weights are requested as soon as this one's are used: the memory is busy while sums are put together. */
+template <bool BF16, int PLANES, int GROUP, int SLICES>
+__device__ __forceinline__ static void stream_rows(const bitserial_arguments &a, row_tile<PLANES, GROUP, SLICES> stages[2],
+                                                   float partial[2][BITSERIAL_MAX_WARPS][16]) {
+  int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, parity = 0;
+  bool second = warp + warps < a.column_tiles;
+#pragma unroll 1
+  for (int unit = blockIdx.x; unit < a.row_tiles; unit += gridDim.x, parity ^= 1) {
+    int n = unit * 16 + (int)threadIdx.x, next = unit + (int)gridDim.x;
+    bool writes = threadIdx.x < 16 && n < a.rows;
+    float start = writes && a.output.bias ? a.output.bias[n] : 0;
+    if (writes && a.output.accumulate) start += a.output.data[n];
+    int64_t next_tile = (int64_t)next * a.column_tiles + warp;
+    float2 sum = stages[0].template multiply<BF16>(lane, make_float2(0, 0));
+    if (next < a.row_tiles) stages[0].request_weights(a, next_tile, lane);
+    if (second) {
+      sum = stages[1].template multiply<BF16>(lane, sum);
+      if (next < a.row_tiles) stages[1].request_weights(a, next_tile + warps, lane);
+    }
+    bitserial<PLANES, GROUP, SLICES>::flush(sum, lane, partial[parity][warp]);
+    __syncthreads();
+    if (!writes) continue;
+    for (int w = 0; w < warps; w++) start += partial[parity][w][threadIdx.x];
+    a.output.data[n] = start;
+  }
+}
+
+/* column_tiles / 2 warps, rounded up. */
+template <int PLANES, int GROUP, int SLICES>
+__global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32, 2) row_stream_kernel(bitserial_arguments a) {
+  __shared__ float partial[2][BITSERIAL_MAX_WARPS][16]; /* in turns: a row tile's sums are read while the next one's are written */
+  int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  int64_t first = (int64_t)blockIdx.x * a.column_tiles + warp;
+  row_tile<PLANES, GROUP, SLICES> stages[2];
+  let_dependents_launch();
+  stages[0].request_weights(a, first, lane);
+  if (warp + warps < a.column_tiles) stages[1].request_weights(a, first + warps, lane);
+  wait_for_predecessors();
+  stages[0].request_activations(a, warp, lane);
+  if (warp + warps < a.column_tiles) stages[1].request_activations(a, warp + warps, lane);
+  if (a.bf16)
+    stream_rows<true, PLANES, GROUP, SLICES>(a, stages, partial);
+  else
+    stream_rows<false, PLANES, GROUP, SLICES>(a, stages, partial);
+}
+
+/* depth 0: the stream over row tiles, in formats light enough for two tiles in registers. */
 template <int PLANES, int GROUP, int SLICES>
 static const void *pick_bitserial_kernel(int depth) {
+  if constexpr (PLANES * 256 / GROUP <= 4)
+    if (depth == 0) return (const void *)row_stream_kernel<PLANES, GROUP, SLICES>;
   return depth == 1 ? (const void *)bitserial_kernel<PLANES, GROUP, SLICES, 1> : (const void *)bitserial_kernel<PLANES, GROUP, SLICES, 2>;
 }
 template <int PLANES>

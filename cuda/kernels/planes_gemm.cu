@@ -118,11 +118,20 @@ static const void *kernel_for(int planes) {
 
 bool bpdq_cuda_planes_gemm_supports(const bpdq_cuda_planes *planes) { return planes->planes <= 4; }
 
-cudaError_t bpdq_cuda_planes_gemm(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *row_scale,
-                                  const bpdq_cuda_output *output) {
+uint64_t bpdq_cuda_planes_gemm_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows) {
 #ifdef BPDQ_CUDA_WGMMA
-  if (queue->wgmma) return bpdq_cuda_planes_wgmma(queue, planes, halves, row_scale, output);
+  if (queue->wgmma) return bpdq_cuda_planes_wgmma_scratch(queue, planes, max_rows);
 #endif
+  (void)queue, (void)planes, (void)max_rows;
+  return 0;
+}
+
+cudaError_t bpdq_cuda_planes_gemm(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *row_scale,
+                                  void *scratch, const bpdq_cuda_output *output) {
+#ifdef BPDQ_CUDA_WGMMA
+  if (queue->wgmma) return bpdq_cuda_planes_wgmma(queue, planes, halves, row_scale, scratch, output);
+#endif
+  (void)scratch;
   rows_arguments arguments = {*planes, (const char *)halves, planes->column_tiles * 256, row_scale, *output};
   void *pointers[] = {&arguments};
   /* Small tiles where large ones would leave multiprocessors idle. */
