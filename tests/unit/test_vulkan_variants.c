@@ -99,6 +99,22 @@ static void every_variant_agrees(void **unused) {
   unsetenv("BPDQ_VULKAN_CPU_AS_GPU");
 }
 
+/* Products that are measured before they are compiled; on GPUs and on CPU devices, which are measured only on request. */
+static void measured_products_agree(void **unused) {
+  (void)unused;
+  static const shape shapes[] = {{40, 416, BPDQ_TRANSFORM_RMS_NORM, 32}, {37, 64 * 128, BPDQ_TRANSFORM_SILU_GATE, 128}};
+  setenv("BPDQ_VULKAN_TUNE", "1", 1);
+  setenv("BPDQ_VULKAN_CPU_AS_GPU", "1", 1);
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    float *expected = product(&shapes[i], BPDQ_ACTIVATIONS_F32), *narrow = product(&shapes[i], BPDQ_ACTIVATIONS_8);
+    expect_near(narrow, expected, shapes[i].rows, 3e-2, "measured");
+    free(expected);
+    free(narrow);
+  }
+  unsetenv("BPDQ_VULKAN_CPU_AS_GPU");
+  unsetenv("BPDQ_VULKAN_TUNE");
+}
+
 /* Whether a file of this text is taken; what it holds is counted in *choices. */
 static bool taken(const char *text, size_t size, size_t *choices) {
   vulkan_tuning tuning = {0};
@@ -116,12 +132,15 @@ static void damaged_measurements_are_dropped(void **unused) {
   size_t count, choices;
   const vulkan_dot_variant *v = &bpdq_vulkan_dot_variants(&count)[0];
   char good[400], bad[400];
-  const char *header = "bpdq product variants 2\n";
+  const char *header = "bpdq product variants 3\n";
   int size = snprintf(good, sizeof good, "%s1 2 3 4 5 6 0 %u %u %u %u %u %u\n", header, v->threads, v->slices, v->ahead, v->parts,
                       v->groups, v->fused);
   assert_true(taken(good, (size_t)size, &choices));
   assert_int_equal(choices, 1);
   assert_true(taken(header, strlen(header), &choices));
+  const char *usual = "bpdq product variants 3\n1 2 3 4 5 6 0 0 0 0 0 0 0\n";
+  assert_true(taken(usual, strlen(usual), &choices));
+  assert_int_equal(choices, 1);
   for (int end = 0; end < size; end++) /* cut short anywhere */
     if (end != (int)strlen(header)) assert_false(taken(good, (size_t)end, &choices));
   for (int i = 0; i < size; i++) { /* one byte wrong */
@@ -131,11 +150,11 @@ static void damaged_measurements_are_dropped(void **unused) {
     assert_false(taken(bad, (size_t)size, &choices));
     assert_int_equal(choices, 0);
   }
-  static const char *const lines[] = {"1 2 3 4 5 6 0 7 4 1 1 0 1\n",           "1 2 3 4 5 6 0 256 4 1 1 0 2\n",
-                                      "-1 2 3 4 5 6 0 256 4 1 1 0 1\n",        "99999999999999999999999 2 3 4 5 6 0 256 4 1 1 0 1\n",
-                                      "1 2 3 4 5 6 0 256 4 1 1 0 1 1\n",       "1  2 3 4 5 6 0 256 4 1 1 0 1\n",
-                                      "1 2 3 4 5 6 0 256 0 1 1 0 1\n",         "\n",
-                                      "1 2 3 4 5 6 0 256 4 1 4294967297 0 1\n"};
+  static const char *const lines[] = {"1 2 3 4 5 6 0 7 4 1 1 528 1\n",           "1 2 3 4 5 6 0 256 4 1 1 528 2\n",
+                                      "-1 2 3 4 5 6 0 256 4 1 1 528 1\n",        "99999999999999999999999 2 3 4 5 6 0 256 4 1 1 528 1\n",
+                                      "1 2 3 4 5 6 0 256 4 1 1 528 1 1\n",       "1  2 3 4 5 6 0 256 4 1 1 528 1\n",
+                                      "1 2 3 4 5 6 0 256 0 1 1 528 1\n",         "\n",
+                                      "1 2 3 4 5 6 0 256 4 1 4294967297 528 1\n"};
   for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
     int length = snprintf(bad, sizeof bad, "%s%s", good, lines[i]);
     assert_false(taken(bad, (size_t)length, &choices));
@@ -144,6 +163,7 @@ static void damaged_measurements_are_dropped(void **unused) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(every_variant_agrees), cmocka_unit_test(damaged_measurements_are_dropped)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_variant_agrees), cmocka_unit_test(measured_products_agree),
+                                     cmocka_unit_test(damaged_measurements_are_dropped)};
   return cmocka_run_group_tests_name("vulkan variants", tests, NULL, NULL);
 }

@@ -76,6 +76,7 @@ bpdq_status bpdq_vulkan_unsupported(const vulkan_builder *builder, const char *w
 bpdq_status bpdq_vulkan_add_transform(vulkan_builder *builder, const bpdq_op_transform *op, bpdq_error *error);
 bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear *op, bpdq_error *error);
 vulkan_tuning_key bpdq_vulkan_tuning_key(const bpdq_op_linear *op, bool wide);
+vulkan_dot_variant bpdq_vulkan_usual_for(const bpdq_vulkan *vulkan, const bpdq_op_linear *op, int64_t tokens);
 bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_rope_cache *op, bpdq_error *error);
 bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op_attention *op, bpdq_error *error);
 /* Both in one dispatch: for programs of one row, where no other row's key is needed. */

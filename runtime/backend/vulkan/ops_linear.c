@@ -15,6 +15,7 @@
 #define TILE 64         /* rows and tokens of linear_tile.comp */
 #define MATRIX_TILE 128 /* rows and tokens of linear_matrix.comp */
 #define MATRIX_DEPTH 64
+#define MATRIX_THREADS 256
 #define VECTOR_TOKENS 8 /* up to this many rows, each is a product of its own */
 
 enum { FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4, FLAG_ONE = 8 }; /* linear.glsl */
@@ -212,20 +213,28 @@ static dot_plan try_variant(const vulkan_builder *builder, const product *p, boo
   return plan;
 }
 
-static dot_plan plan_dot(vulkan_builder *builder, const product *p, bool wide) {
-  const bpdq_weight *weight = p->weight;
-  int64_t tokens = p->last ? 1 : builder->program->max_tokens;
-  vulkan_dot_shape shape = {weight->rows, weight->blocks, tokens, p->transform, builder->vulkan->context.is_cpu};
+vulkan_dot_variant bpdq_vulkan_usual_for(const bpdq_vulkan *vulkan, const bpdq_op_linear *op, int64_t tokens) {
+  const vulkan_context *context = &vulkan->context;
+  return bpdq_vulkan_usual_variant(&(vulkan_dot_shape){op->weight->rows, op->weight->blocks, tokens, op->transform.kind,
+                                                       context->limits.group_threads, context->is_cpu});
+}
+
+/* What was measured to be faster than the usual variant, or that one. */
+static vulkan_dot_variant suitable_variant(bpdq_vulkan *vulkan, const product *p, bool wide, int64_t tokens) {
   vulkan_tuning_key key = bpdq_vulkan_tuning_key(p->op, wide);
   vulkan_dot_variant variant;
-  if (builder->variant)
-    variant = *builder->variant;
-  else if (!bpdq_vulkan_forced_variant(&variant) && (tokens > 1 || !bpdq_vulkan_tuning_find(&builder->vulkan->tuning, &key, &variant)))
-    variant = bpdq_vulkan_usual_variant(&shape);
+  if (bpdq_vulkan_forced_variant(&variant)) return variant;
+  if (tokens == 1 && bpdq_vulkan_tuning_find(&vulkan->tuning, &key, &variant) && variant.threads) return variant;
+  return bpdq_vulkan_usual_for(vulkan, p->op, tokens);
+}
+
+static dot_plan plan_dot(vulkan_builder *builder, const product *p, bool wide) {
+  int64_t tokens = p->last ? 1 : builder->program->max_tokens;
+  vulkan_dot_variant variant = builder->variant ? *builder->variant : suitable_variant(builder->vulkan, p, wide, tokens);
   dot_plan plan = try_variant(builder, p, wide, &variant);
   if (plan.part_blocks) return plan;
   builder->refused = true;
-  variant = bpdq_vulkan_usual_variant(&shape);
+  variant = bpdq_vulkan_usual_for(builder->vulkan, p->op, tokens);
   plan = try_variant(builder, p, wide, &variant);
   if (plan.part_blocks) return plan;
   return try_variant(builder, p, wide, &(vulkan_dot_variant){.threads = 128, .slices = 1, .ahead = 1, .parts = 1});
@@ -304,11 +313,10 @@ static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_er
   int64_t width = (int64_t)bpdq_round_up((uint64_t)weight->columns, MATRIX_DEPTH);
   int64_t rows = (int64_t)bpdq_round_up((uint64_t)builder->program->max_tokens, MATRIX_TILE);
   BPDQ_TRY(bpdq_vulkan_add_transform_f16(builder, &p->op->transform, p->op->input, weight->columns, width, rows, error));
-  const vulkan_matrix_variant *variant = bpdq_vulkan_matrix_variant();
-  const uint32_t constants[] = {variant->threads, (uint32_t)weight->planes, (uint32_t)weight->group, weight->number};
+  const uint32_t constants[] = {MATRIX_THREADS, (uint32_t)weight->planes, (uint32_t)weight->group, weight->number};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
-    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, variant->shader, constants, 4, error));
+    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "matrix_planes", constants, 4, error));
     bind_common(&dispatch, p, &weight->pieces[i], width / 8);
     bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_TRANSFORMED);
     set_grid(&dispatch, p, &weight->pieces[i], MATRIX_TILE, MATRIX_TILE);

@@ -8,8 +8,9 @@
 #define BUDGET_NANOSECONDS 1000000000ull /* for all products of a program together */
 #define LEAST_WEIGHTS ((int64_t)1 << 20) /* smaller products are as fast in any variant */
 #define MOST_WEIGHTS 32                  /* of one shape, so that together they exceed the device's cache */
-#define RUNS 6
-#define WARM_UP_NANOSECONDS 100000000ull /* an idle device's clocks take about so long to rise; seen on an H200 */
+#define MOST_VARIANTS 8
+#define ROUNDS 7
+#define WARM_UP_NANOSECONDS 150000000ull /* an idle device's clocks take 100 ms to rise; seen on an H200 */
 
 /* The products of one shape, as a program over two tensors: 0 is the input, 1 the output. */
 typedef struct trial {
@@ -45,63 +46,88 @@ static void collect(trial *t, const bpdq_program *program, size_t first, bool wi
   t->tensors[1].rows = 1;
 }
 
-/* Shortest time of a run; all variants' runs have the same overhead. UINT64_MAX where the variant does not suit. */
-static bpdq_status measure(bpdq_vulkan *vulkan, const trial *t, const vulkan_dot_variant *variant, uint64_t *nanoseconds,
-                           bpdq_error *error) {
-  static const int32_t zero = 0;
-  const bpdq_run run = {1, &zero, &zero};
+/* One variant of a trial. */
+typedef struct contestant {
+  vulkan_dot_variant variant;
   bpdq_executable *executable;
-  bool suits;
-  *nanoseconds = UINT64_MAX;
-  BPDQ_TRY(bpdq_vulkan_compile_variant(vulkan, t->state, &t->program, variant, &suits, &executable, error));
-  bpdq_status status = BPDQ_OK;
-  for (int i = 0; i <= RUNS && suits && status == BPDQ_OK; i++) { /* the first one warms up */
-    uint64_t start = bpdq_monotonic_nanoseconds();
-    status = bpdq_vulkan_run(executable, &run, error);
-    uint64_t taken = bpdq_monotonic_nanoseconds() - start;
-    if (i > 0 && taken < *nanoseconds) *nanoseconds = taken;
-  }
-  bpdq_vulkan_executable_destroy(vulkan, executable);
-  return status;
-}
+  uint64_t least; /* nanoseconds of the shortest run; all variants' runs have the same overhead */
+} contestant;
 
-/* Runs a trial until the device's clocks have risen. */
-static bpdq_status warm_up(bpdq_vulkan *vulkan, const trial *t, bpdq_error *error) {
-  uint64_t nanoseconds, start = bpdq_monotonic_nanoseconds();
+/* The usual variant first, then the others that suit. */
+static bpdq_status enter(bpdq_vulkan *vulkan, const trial *t, contestant entries[MOST_VARIANTS], size_t *entered, bpdq_error *error) {
   size_t count;
-  const vulkan_dot_variant *variants = bpdq_vulkan_dot_variants(&count);
-  while (bpdq_monotonic_nanoseconds() - start < WARM_UP_NANOSECONDS) BPDQ_TRY(measure(vulkan, t, &variants[0], &nanoseconds, error));
+  const vulkan_dot_variant *variants = bpdq_vulkan_dot_variants(&count), usual = bpdq_vulkan_usual_for(vulkan, &t->ops[0].linear, 1);
+  for (size_t i = 0; i <= count && *entered < MOST_VARIANTS; i++) {
+    contestant *entry = &entries[*entered];
+    bool suits;
+    if (i > 0 && bpdq_vulkan_same_variant(&variants[i - 1], &usual)) continue;
+    *entry = (contestant){.variant = i ? variants[i - 1] : usual, .least = UINT64_MAX};
+    BPDQ_TRY(bpdq_vulkan_compile_variant(vulkan, t->state, &t->program, &entry->variant, &suits, &entry->executable, error));
+    if (suits || i == 0) /* something takes the usual one's place where it does not suit */
+      ++*entered;
+    else
+      bpdq_vulkan_executable_destroy(vulkan, entry->executable);
+  }
   return BPDQ_OK;
 }
 
-static bpdq_status choose(bpdq_vulkan *vulkan, const trial *t, const vulkan_tuning_key *key, uint64_t deadline, bpdq_error *error) {
-  size_t count;
-  const vulkan_dot_variant *variants = bpdq_vulkan_dot_variants(&count), *best = NULL;
-  uint64_t least = UINT64_MAX;
+static bpdq_status time_run(contestant *entry, bpdq_error *error) {
+  static const int32_t zero = 0;
+  uint64_t start = bpdq_monotonic_nanoseconds();
+  BPDQ_TRY(bpdq_vulkan_run(entry->executable, &(bpdq_run){1, &zero, &zero}, error));
+  uint64_t taken = bpdq_monotonic_nanoseconds() - start;
+  if (taken < entry->least) entry->least = taken;
+  return BPDQ_OK;
+}
+
+/* Every round visits all variants, so that clocks that still rise favour none; the first one warms up and does not count. */
+static bpdq_status compare(contestant *entries, size_t count, uint64_t deadline, bool *complete, bpdq_error *error) {
+  *complete = false;
+  for (int round = 0; round <= ROUNDS; round++)
+    for (size_t i = 0; i < count; i++) {
+      if (bpdq_monotonic_nanoseconds() > deadline) return BPDQ_OK; /* half a comparison is none */
+      if (round == 1) entries[i].least = UINT64_MAX;
+      BPDQ_TRY(time_run(&entries[i], error));
+    }
+  *complete = true;
+  return BPDQ_OK;
+}
+
+typedef struct tally {
+  int measured, unusual;
+} tally;
+
+static bpdq_status choose(bpdq_vulkan *vulkan, const trial *t, const vulkan_tuning_key *key, uint64_t deadline, tally *tally,
+                          bpdq_error *error) {
+  contestant entries[MOST_VARIANTS];
+  size_t count = 0;
+  bool complete = false, warm = tally->measured > 0;
+  bpdq_status status = enter(vulkan, t, entries, &count, error);
+  uint64_t start = bpdq_monotonic_nanoseconds();
+  while (!warm && status == BPDQ_OK && bpdq_monotonic_nanoseconds() - start < WARM_UP_NANOSECONDS) status = time_run(&entries[0], error);
+  if (status == BPDQ_OK) status = compare(entries, count, deadline, &complete, error);
+  const contestant *best = entries;
   for (size_t i = 0; i < count; i++) {
-    uint64_t nanoseconds;
-    if (bpdq_monotonic_nanoseconds() > deadline) return BPDQ_OK; /* half a comparison is none */
-    BPDQ_TRY(measure(vulkan, t, &variants[i], &nanoseconds, error));
-    if (nanoseconds >= least) continue;
-    least = nanoseconds;
-    best = &variants[i];
+    if (entries[i].least < best->least) best = &entries[i];
+    bpdq_vulkan_executable_destroy(vulkan, entries[i].executable);
   }
-  if (!best) return BPDQ_OK;
-  bpdq_vulkan_tuning_keep(&vulkan->tuning, key, best);
-  bpdq_log_info(&vulkan->context.log, "vulkan: %u x %u, k=%u g=%u: %u threads, %u per row, %u ahead, %u parts, %u groups%s: %.1f us",
-                key->rows, key->columns, key->planes, key->group, best->threads, best->slices, best->ahead, best->parts, best->groups,
-                best->fused ? "" : ", prepared apart", (double)least * 1e-3 / (double)t->program.count);
+  if (status != BPDQ_OK || !complete) return status;
+  bool unusual = best->least < entries[0].least / 20 * 19; /* less than 5% is within the error of the measurement */
+  bpdq_vulkan_tuning_keep(&vulkan->tuning, key, unusual ? &best->variant : &(vulkan_dot_variant){0});
+  tally->measured++;
+  tally->unusual += unusual;
   return BPDQ_OK;
 }
 
 bpdq_status bpdq_vulkan_tune(bpdq_vulkan *vulkan, const bpdq_program *program, bpdq_error *error) {
   const vulkan_context *context = &vulkan->context;
   vulkan_dot_variant variant;
-  bool warm = false, forced = getenv("BPDQ_VULKAN_TUNE") != NULL, wide = program->activations == BPDQ_ACTIVATIONS_16;
+  bool forced = getenv("BPDQ_VULKAN_TUNE") != NULL, wide = program->activations == BPDQ_ACTIVATIONS_16;
   if (program->max_tokens != 1 || program->activations == BPDQ_ACTIVATIONS_F32 || !context->features.integer_dot ||
       (context->is_cpu && !forced) || bpdq_vulkan_forced_variant(&variant))
     return BPDQ_OK;
-  uint64_t deadline = bpdq_monotonic_nanoseconds() + BUDGET_NANOSECONDS;
+  tally tally = {0};
+  uint64_t start = bpdq_monotonic_nanoseconds(), deadline = start + BUDGET_NANOSECONDS;
   for (size_t i = 0; i < program->count; i++) {
     if (!is_candidate(&program->ops[i], forced)) continue;
     vulkan_tuning_key key = bpdq_vulkan_tuning_key(&program->ops[i].linear, wide);
@@ -110,11 +136,12 @@ bpdq_status bpdq_vulkan_tune(bpdq_vulkan *vulkan, const bpdq_program *program, b
     trial t = {0};
     collect(&t, program, i, wide);
     BPDQ_TRY(bpdq_vulkan_state_create(vulkan, t.tensors, 2, &t.state, error));
-    bpdq_status status = warm ? BPDQ_OK : warm_up(vulkan, &t, error);
-    warm = true;
-    if (status == BPDQ_OK) status = choose(vulkan, &t, &key, forced ? UINT64_MAX : deadline, error);
+    bpdq_status status = choose(vulkan, &t, &key, forced ? UINT64_MAX : deadline, &tally, error);
     bpdq_vulkan_state_destroy(vulkan, t.state);
     BPDQ_TRY(status);
   }
+  if (tally.measured)
+    bpdq_log_info(&context->log, "vulkan: measured %d products in %.1f s; %d other than usual", tally.measured,
+                  (double)(bpdq_monotonic_nanoseconds() - start) * 1e-9, tally.unusual);
   return BPDQ_OK;
 }

@@ -6,22 +6,18 @@
 
 #include "backend/vulkan/cache_file.h"
 
-#define HEADER "bpdq product variants 2\n"
+#define HEADER "bpdq product variants 3\n"
 #define FILE_LIMIT 65536
 #define LINE_BYTES 160
 #define NUMBERS 13 /* of a line: the key, then the variant */
 
-static bool same_variant(const vulkan_dot_variant *a, const vulkan_dot_variant *b) {
-  return a->threads == b->threads && a->slices == b->slices && a->ahead == b->ahead && a->parts == b->parts && a->groups == b->groups &&
-         a->fused == b->fused;
-}
-
+/* One that is measured, or all zeros: the usual one. */
 static bool is_known(const vulkan_dot_variant *variant) {
   size_t count;
   const vulkan_dot_variant *known = bpdq_vulkan_dot_variants(&count);
   for (size_t i = 0; i < count; i++)
-    if (same_variant(&known[i], variant)) return true;
-  return false;
+    if (bpdq_vulkan_same_variant(&known[i], variant)) return true;
+  return bpdq_vulkan_same_variant(&(vulkan_dot_variant){0}, variant);
 }
 
 static vulkan_choice *find(const vulkan_tuning *tuning, const vulkan_tuning_key *key) {

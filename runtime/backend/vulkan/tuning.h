@@ -32,7 +32,7 @@ bpdq_status bpdq_vulkan_tuning_create(vulkan_tuning *tuning, const vulkan_contex
 /* Writes the file when choices were added. */
 void bpdq_vulkan_tuning_destroy(vulkan_tuning *tuning);
 
-/* Any thread. */
+/* Any thread. A variant of all zeros is the usual one. */
 bool bpdq_vulkan_tuning_find(vulkan_tuning *tuning, const vulkan_tuning_key *key, vulkan_dot_variant *variant);
 void bpdq_vulkan_tuning_keep(vulkan_tuning *tuning, const vulkan_tuning_key *key, const vulkan_dot_variant *variant);
 

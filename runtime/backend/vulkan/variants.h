@@ -16,26 +16,20 @@ typedef struct vulkan_dot_variant {
 /* Every variant that is worth a measurement. */
 const vulkan_dot_variant *bpdq_vulkan_dot_variants(size_t *count);
 
-/* How linear_matrix.comp is set up for programs of many rows. */
-typedef struct vulkan_matrix_variant {
-  const char *shader;
-  uint32_t threads;
-} vulkan_matrix_variant;
-
-/* The usual one, or the one whose index is in BPDQ_VULKAN_MATRIX. */
-const vulkan_matrix_variant *bpdq_vulkan_matrix_variant(void);
-
-/* The variant whose index is in BPDQ_VULKAN_VARIANT: tests and measurements force one wherever it is possible. */
+/* The variant whose index is in BPDQ_VULKAN_VARIANT, by which tests force one wherever it is possible. */
 bool bpdq_vulkan_forced_variant(vulkan_dot_variant *variant);
 
 typedef struct vulkan_dot_shape {
   int64_t rows, blocks; /* of the weight */
   int64_t tokens;
   bpdq_transform_kind transform;
+  uint32_t most_threads; /* of a work group on the device */
   bool is_cpu;
 } vulkan_dot_shape;
 
-/* The variant for a device that was not measured. */
+bool bpdq_vulkan_same_variant(const vulkan_dot_variant *a, const vulkan_dot_variant *b);
+
+/* The variant for a device that was not measured; it need not be one of bpdq_vulkan_dot_variants. */
 vulkan_dot_variant bpdq_vulkan_usual_variant(const vulkan_dot_shape *shape);
 
 #endif
