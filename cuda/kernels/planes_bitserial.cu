@@ -22,7 +22,7 @@ static void choose_shape(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *p
 /* Threads and blocks of the stream over row tiles, or false: it needs two tiles in registers, and more row tiles than blocks fit at once,
  * else there is no next one whose weights could be on their way. */
 static bool streams_rows(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int *threads, int *blocks) {
-  bool light = planes->planes * 256 / planes->group <= 4;
+  bool light = planes->planes < 4 && planes->planes * 256 / planes->group <= 4; /* four planes spill forty registers */
   if (!light || planes->column_tiles < 4 || planes->column_tiles > 2 * BITSERIAL_MAX_WARPS) return false;
   *threads = ((int)planes->column_tiles + 1) / 2 * 32;
   *blocks = THREADS_PER_MULTIPROCESSOR / *threads * queue->multiprocessors;

@@ -232,7 +232,7 @@ __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32, 2) row_stream_kernel
 /* depth 0: the stream over row tiles, in formats light enough for two tiles in registers. */
 template <int PLANES, int GROUP, int SLICES>
 static const void *pick_bitserial_kernel(int depth) {
-  if constexpr (PLANES * 256 / GROUP <= 4)
+  if constexpr (PLANES < 4 && PLANES * 256 / GROUP <= 4)
     if (depth == 0) return (const void *)row_stream_kernel<PLANES, GROUP, SLICES>;
   return depth == 1 ? (const void *)bitserial_kernel<PLANES, GROUP, SLICES, 1> : (const void *)bitserial_kernel<PLANES, GROUP, SLICES, 2>;
 }
