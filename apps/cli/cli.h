@@ -56,10 +56,12 @@ bool progress_callback(void *user, double fraction);
 
 /* ---- options of every command that runs a model ---- */
 
+enum { CLI_ACTIVATIONS_F32 = 1 };
+
 typedef struct model_flags {
   const char *backend;
   int64_t device, threads;
-  int activations; /* index into the choices: 0 is the default of the device */
+  int activations; /* index into the choices: 0 is the default of the device, or CLI_ACTIVATIONS_F32 */
   uint64_t memory_cap;
   int kv; /* 0: f16, 1: q8 */
   int64_t context;

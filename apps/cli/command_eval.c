@@ -197,7 +197,7 @@ static int run(const command *self, int argc, char **argv) {
   evaluation e = {.step_by_step = own.step_by_step};
   code = cli_load(words[0], &flags, false, &e.model.loaded);
   model_flags dense_flags = flags;
-  dense_flags.activations = 1; /* so that a model against itself tells what its activations cost */
+  dense_flags.activations = CLI_ACTIVATIONS_F32; /* so that a model against itself tells what its activations cost */
   if (code == 0 && own.against) code = cli_load(own.against, &dense_flags, false, &e.dense.loaded);
   if (code == 0) {
     bpdq_model_info info;

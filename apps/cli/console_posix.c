@@ -2,13 +2,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/select.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,16 +16,33 @@
 /* A signal handler has no argument: what it touches is static by need. */
 static volatile int interrupt_flag;
 static _Atomic(bpdq_session *) interrupted_session;
+/* Wakes a wait for input: the handler may run in any thread (libedit's own handler sends the signal a second time), so that neither the
+ * flag nor an interrupted system call can be relied on to reach a thread that is about to sleep. */
+static int wake_pipe[2] = {-1, -1};
 
 static void on_interrupt(int number) {
   (void)number;
   if (interrupt_flag) _exit(130);
   interrupt_flag = 1;
+  int error = errno;
+  if (write(wake_pipe[1], "", 1) < 0) errno = error;
   bpdq_session *session = atomic_load(&interrupted_session);
   if (session) bpdq_session_cancel(session);
 }
 
+static void open_wake_pipe(void) {
+  if (pipe(wake_pipe) != 0) {
+    wake_pipe[0] = wake_pipe[1] = -1; /* poll passes over it */
+    return;
+  }
+  for (int i = 0; i < 2; i++) {
+    fcntl(wake_pipe[i], F_SETFD, FD_CLOEXEC);
+    fcntl(wake_pipe[i], F_SETFL, O_NONBLOCK);
+  }
+}
+
 void console_catch_interrupt(void) {
+  open_wake_pipe();
   struct sigaction action = {.sa_handler = on_interrupt}; /* no SA_RESTART: a blocking read is to return */
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, NULL);
@@ -33,29 +50,22 @@ void console_catch_interrupt(void) {
 }
 
 bool console_interrupted(void) { return interrupt_flag != 0; }
-void console_clear_interrupt(void) { interrupt_flag = 0; }
+
+void console_clear_interrupt(void) {
+  char bytes[16];
+  interrupt_flag = 0;
+  while (read(wake_pipe[0], bytes, sizeof bytes) > 0) continue;
+}
+
 const volatile int *console_interrupt_flag(void) { return &interrupt_flag; }
 
-/* The signals are let in only while the process sleeps: one that comes between a look at the flag and a blocking read would wait for the
-   next key. The flag is looked at with the signals let in again, since libedit's handler passes them on by sending them a second time. */
 bool console_wait_for_input(void) {
-  sigset_t stops, before;
-  fd_set inputs;
-  sigemptyset(&stops);
-  sigaddset(&stops, SIGINT);
-  sigaddset(&stops, SIGTERM);
+  struct pollfd inputs[] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = wake_pipe[0], .events = POLLIN}};
   for (;;) {
-    int ready = 0;
-    sigprocmask(SIG_BLOCK, &stops, &before);
-    if (!interrupt_flag) {
-      FD_ZERO(&inputs);
-      FD_SET(STDIN_FILENO, &inputs);
-      ready = pselect(STDIN_FILENO + 1, &inputs, NULL, NULL, NULL, &before);
-    }
-    int reason = errno;
-    sigprocmask(SIG_SETMASK, &before, NULL);
     if (interrupt_flag) return false;
-    if (ready > 0 || (ready < 0 && reason != EINTR)) return true;
+    int ready = poll(inputs, 2, -1);
+    if (ready > 0 && inputs[1].revents) return false;
+    if (ready > 0 || (ready < 0 && errno != EINTR)) return true;
   }
 }
 

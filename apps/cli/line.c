@@ -38,6 +38,8 @@ static int read_character(EditLine *editor, wchar_t *character) {
       clearerr(stdin);
       return console_interrupted() ? -1 : 0;
     }
+    if (byte == 0)
+      continue; /* a Ctrl-D from before the terminal was raw: as a character of the line it would keep the next one from leaving */
     char c = (char)byte;
     size_t used = mbrtowc(character, &c, 1, &state);
     if (used == (size_t)-2) continue;

@@ -80,9 +80,9 @@ class Terminal:
         self.seen = b""
         self.ended = False
 
-    def wait_for(self, text, behind=0):
+    def wait_for(self, text, behind=0, seconds=TIMEOUT):
         """Until the output behind that position holds the text; the position behind it, or -1 when the program ends first."""
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + seconds
         while text not in self.seen[behind:] and time.monotonic() < deadline:
             if not select.select([self.descriptor], [], [], 1)[0]:
                 continue
@@ -99,6 +99,14 @@ class Terminal:
 
     def send(self, data):
         os.write(self.descriptor, data)
+
+    def leave(self):
+        """Ctrl-D until the program ends: one that comes before the terminal is raw is the end of a line to the terminal."""
+        for _ in range(30):
+            self.send(b"\x04")
+            self.wait_for(b"\0never\0", seconds=1)
+            if self.ended:
+                return
 
     def exit_code(self):
         """Its exit code; killed (-9) where it does not end by itself."""
@@ -123,10 +131,8 @@ def conversation(checks, folder):
     checks.that(helped > 0, "chat: /help says nothing")
     terminal.wait_for(b"> ", helped)
     terminal.send(b"\x03")  # at the prompt: says how to leave, and stays
-    told = terminal.wait_for(b"leaves", helped)
-    checks.that(told > 0, "chat: Ctrl-C at the prompt")
-    terminal.wait_for(b"> ", told)  # before it the terminal still takes Ctrl-D as the end of a line of its own
-    terminal.send(b"\x04")
+    checks.that(terminal.wait_for(b"leaves", helped) > 0, "chat: Ctrl-C at the prompt")
+    terminal.leave()
     checks.that(terminal.exit_code() == 0, "chat: Ctrl-D does not leave with 0")
     path = folder / "bpdq" / "history"
     history = path.read_text() if path.exists() else ""

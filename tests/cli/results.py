@@ -97,8 +97,8 @@ def divergence(checks, dense, folder):
     ids = json.loads(bpdq("tokenize", dense, "-p", text, "--json").stdout)["ids"]
     (folder / "text").write_text(text)
     rows = []
-    for model in (dense, quantized):
-        bpdq("logits", model, "--ids", ",".join(map(str, ids)), "-o", folder / "logits")
+    for model, activations in ((dense, ["--activations", "f32"]), (quantized, [])):  # as eval takes them
+        bpdq("logits", model, *activations, "--ids", ",".join(map(str, ids)), "-o", folder / "logits")
         (_, vocab), values = read_safetensors(folder / "logits")["logits"]
         rows.append([log_softmax(values[i * vocab : (i + 1) * vocab]) for i in range(len(ids) - 1)])
     kl = sum(math.exp(p) * (p - q) for a, b in zip(*rows) for p, q in zip(a, b)) / len(rows[0])
