@@ -16,6 +16,7 @@ static bool measure(cuda_tensor *tensor, uint64_t *scales_at) {
   if (desc->rows < 1 || desc->columns < 1 || !bpdq_mul_u64((uint64_t)desc->rows, (uint64_t)desc->columns, &numbers)) return false;
   if (desc->kind != BPDQ_TENSOR_KV) return bpdq_mul_u64(numbers, 4, &tensor->bytes);
   if (desc->head_dim < 2 || desc->head_dim > 256 || desc->head_dim % 2 || desc->columns % desc->head_dim) return false;
+  if (desc->kv_type != BPDQ_KV_F16 && desc->kv_type != BPDQ_KV_Q8) return false;
   bpdq_cuda_cache *cache = &tensor->cache;
   if (desc->rows > INT64_MAX - 31) return false;
   uint64_t heads = (uint64_t)(desc->columns / desc->head_dim), elements;

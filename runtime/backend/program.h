@@ -17,9 +17,13 @@ typedef enum bpdq_tensor_kind {
   BPDQ_TENSOR_F32, /* f32 [rows, columns]; readable and writable from the host */
   BPDQ_TENSOR_I32, /* i32 [rows, columns]; likewise */
   BPDQ_TENSOR_KV   /* a cache of `rows` = sequences x context positions, sequence-major, each `columns` = kv_heads * head_dim
-                      values; the stored layout and type (f16, or int8 with one scale per head and position) are the
-                      backend's own, and the host never reads it */
+                      values; the stored layout and type (f16, int8 with one scale per head and position, or
+                      f32) are the backend's own, and the host never reads it */
 } bpdq_tensor_kind;
+
+/* A cache that rounds nothing, for the quantizer's forward passes: beside the types that sessions offer. A backend that has none answers
+ * BPDQ_ERROR_UNSUPPORTED when the state is created. */
+#define BPDQ_KV_F32 ((bpdq_kv_type)2)
 
 typedef struct bpdq_tensor_desc {
   bpdq_tensor_kind kind;

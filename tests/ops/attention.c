@@ -119,7 +119,8 @@ static void check_run(suite *s, const char *name, const attention_case *c, const
       suite_ok(s, name, s->backend->tensor_read(run->state, 1, 0, rows * d->q_width, output, &error), &error)) {
     for (int64_t r = 0; r < rows; r++) memcpy(rotated + r * d->q_width, qkv + r * d->width, (size_t)d->q_width * sizeof *rotated);
     suite_compare(s, name, rotated, queries, rows * d->q_width, 1e-5);
-    suite_compare(s, name, output, expected, rows * d->q_width, c->kv_type == BPDQ_KV_F16 ? 3e-3 : 3e-2);
+    double tolerance = c->kv_type == BPDQ_KV_F32 ? 1e-5 : c->kv_type == BPDQ_KV_F16 ? 3e-3 : 3e-2;
+    suite_compare(s, name, output, expected, rows * d->q_width, tolerance);
   }
   free(qkv);
   free(output);
@@ -150,7 +151,10 @@ static void run_attention(suite *s, const attention_case *c, uint64_t seed, int6
   char name[200];
   snprintf(name, sizeof name, "attention heads=%lld/%lld dim=%lld history=%lld tokens=%lld sequences=%lld %s%s%s", (long long)c->heads,
            (long long)c->kv_heads, (long long)c->head_dim, (long long)c->history, (long long)c->tokens, (long long)c->sequences,
-           c->kv_type == BPDQ_KV_F16 ? "f16" : "q8", c->norms ? " norms" : "", max_tokens ? " program of one row" : "");
+           c->kv_type == BPDQ_KV_F32   ? "f32"
+           : c->kv_type == BPDQ_KV_F16 ? "f16"
+                                       : "q8",
+           c->norms ? " norms" : "", max_tokens ? " program of one row" : "");
   if (!suite_wants(s, name)) return;
   attention_data d = make_data(c, seed);
   if (!max_tokens) max_tokens = c->sequences * c->tokens > 64 ? c->sequences * c->tokens : 64;
@@ -190,6 +194,16 @@ static void run_attention(suite *s, const attention_case *c, uint64_t seed, int6
   free_data(&d);
 }
 
+/* Whether the backend has caches that round nothing. */
+static bool keeps_f32(const suite *s) {
+  bpdq_tensor_desc tensor = {BPDQ_TENSOR_KV, 4, 16, BPDQ_KV_F32, 16};
+  bpdq_state *state = NULL;
+  bpdq_error error;
+  bool kept = s->backend->state_create(s->backend, &tensor, 1, &state, &error) == BPDQ_OK;
+  s->backend->state_destroy(s->backend, state);
+  return kept;
+}
+
 void suite_attention(suite *s) {
   suite_section(s, "rope and attention");
   static const attention_case cases[] = {{4, 4, 32, 40, 1, 0, 1, BPDQ_KV_F16, false},     {6, 2, 64, 64, 1, 0, 13, BPDQ_KV_F16, false},
@@ -204,6 +218,12 @@ void suite_attention(suite *s) {
                                           {28, 4, 128, 300, 1, 0, 1, BPDQ_KV_F16, false}, {28, 4, 128, 300, 1, 63, 1, BPDQ_KV_Q8, true},
                                           {3, 1, 96, 64, 1, 40, 1, BPDQ_KV_F16, true},    {4, 2, 256, 300, 1, 200, 1, BPDQ_KV_Q8, false}};
   for (size_t i = 0; i < sizeof single / sizeof *single; i++) run_attention(s, &single[i], 900 + i, 1);
+  static const attention_case exact[] = {{4, 4, 32, 40, 1, 0, 1, BPDQ_KV_F32, false},
+                                         {7, 1, 64, 128, 1, 100, 9, BPDQ_KV_F32, true},
+                                         {2, 1, 80, 64, 1, 33, 2, BPDQ_KV_F32, false},
+                                         {12, 3, 12, 90, 3, 40, 4, BPDQ_KV_F32, false},
+                                         {4, 2, 128, 700, 1, 600, 70, BPDQ_KV_F32, false}};
+  for (size_t i = 0; i < sizeof exact / sizeof *exact && keeps_f32(s); i++) run_attention(s, &exact[i], 960 + i, 0);
   if (s->quick) return;
   static const attention_case long_cases[] = {{8, 2, 128, 5000, 1, 4500, 1, BPDQ_KV_F16, false},
                                               {8, 2, 128, 5000, 1, 4400, 3, BPDQ_KV_Q8, false},

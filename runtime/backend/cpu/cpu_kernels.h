@@ -90,7 +90,7 @@ typedef struct cpu_kernels {
   void (*silu_gate)(const float *gate, const float *up, int64_t count, float *out);
 
   /* Attention over one KV block of one head whose 64 rows start at cache row `block_row`.
-   * F16: k is f16 [head_dim][64], v is f16 [64][padded_dim]. Q8: the same in int8, each followed by f32 scales [64]. */
+   * F16: k is f16 [head_dim][64], v is f16 [64][padded_dim]. F32: the same in f32. Q8: in int8, each followed by f32 scales [64]. */
   void (*attend)(cpu_queries *queries, const uint8_t *k, const uint8_t *v, bpdq_kv_type type, int64_t block_row);
   void (*store_f16)(const float *x, int64_t count, uint16_t *out);
 
@@ -116,7 +116,7 @@ static inline uint64_t cpu_padded_dim(int64_t head_dim) { return ((uint64_t)head
 /* Bytes of one KV block of one head; blocks are ordered [cache rows / 64][kv head]. */
 static inline uint64_t cpu_kv_block_bytes(int64_t head_dim, bpdq_kv_type type) {
   uint64_t values = CPU_BLOCK * cpu_padded_dim(head_dim);
-  return type == BPDQ_KV_F16 ? values * 2 : values + CPU_BLOCK * sizeof(float);
+  return type == BPDQ_KV_F32 ? values * 4 : type == BPDQ_KV_F16 ? values * 2 : values + CPU_BLOCK * sizeof(float);
 }
 
 #endif

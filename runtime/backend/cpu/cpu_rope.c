@@ -42,6 +42,9 @@ static void store_key(const cpu_kernels *kernels, const float *key, int64_t head
     uint16_t *out = (uint16_t *)(void *)block;
     kernels->store_f16(key, head_dim, halves);
     for (int64_t d = 0; d < head_dim; d++) out[d * CPU_BLOCK + lane] = halves[d];
+  } else if (type == BPDQ_KV_F32) {
+    float *out = (float *)(void *)block;
+    for (int64_t d = 0; d < head_dim; d++) out[d * CPU_BLOCK + lane] = key[d];
   } else {
     float *scales = (float *)(void *)(block + CPU_BLOCK * cpu_padded_dim(head_dim));
     int8_t *bytes = (int8_t *)(void *)halves, *out = (int8_t *)block;
@@ -54,6 +57,8 @@ static void store_value(const cpu_kernels *kernels, const float *value, int64_t 
   uint64_t padded = cpu_padded_dim(head_dim);
   if (type == BPDQ_KV_F16) {
     kernels->store_f16(value, head_dim, (uint16_t *)(void *)block + (uint64_t)lane * padded);
+  } else if (type == BPDQ_KV_F32) {
+    memcpy((float *)(void *)block + (uint64_t)lane * padded, value, (size_t)head_dim * sizeof *value);
   } else {
     float *scales = (float *)(void *)(block + CPU_BLOCK * padded);
     scales[lane] = quantize(kernels, value, head_dim, (int8_t *)block + (uint64_t)lane * padded);

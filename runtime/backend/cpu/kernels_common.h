@@ -276,6 +276,7 @@ enum {
 };
 
 static inline vf load_cached(const uint8_t *data, int64_t index, bpdq_kv_type type) {
+  if (type == BPDQ_KV_F32) return load_f32((const float *)(const void *)data + index);
   return type == BPDQ_KV_F16 ? load_f16(data + 2 * index) : load_int8(data + index);
 }
 
@@ -368,20 +369,21 @@ static inline __attribute__((always_inline)) void attend_queries(cpu_queries *qu
   for (; d < queries->padded_dim; d += KERNEL_LANES) block_values(queries, base, count, 1, v, type, scores, first, end, d);
 }
 
+static inline __attribute__((always_inline)) void attend_typed(cpu_queries *queries, const uint8_t *k, const uint8_t *v, bpdq_kv_type type,
+                                                               int64_t block_row) {
+  if (queries->count == CPU_QUERIES)
+    attend_queries(queries, 0, CPU_QUERIES, k, v, type, block_row);
+  else
+    for (int q = 0; q < queries->count; q++) attend_queries(queries, q, 1, k, v, type, block_row);
+}
+
 static void attend(cpu_queries *queries, const uint8_t *k, const uint8_t *v, bpdq_kv_type type, int64_t block_row) {
-  bool f16 = type == BPDQ_KV_F16;
-  if (queries->count == CPU_QUERIES) {
-    if (f16)
-      attend_queries(queries, 0, CPU_QUERIES, k, v, BPDQ_KV_F16, block_row);
-    else
-      attend_queries(queries, 0, CPU_QUERIES, k, v, BPDQ_KV_Q8, block_row);
-  } else {
-    for (int q = 0; q < queries->count; q++)
-      if (f16)
-        attend_queries(queries, q, 1, k, v, BPDQ_KV_F16, block_row);
-      else
-        attend_queries(queries, q, 1, k, v, BPDQ_KV_Q8, block_row);
-  }
+  if (type == BPDQ_KV_F32)
+    attend_typed(queries, k, v, BPDQ_KV_F32, block_row);
+  else if (type == BPDQ_KV_F16)
+    attend_typed(queries, k, v, BPDQ_KV_F16, block_row);
+  else
+    attend_typed(queries, k, v, BPDQ_KV_Q8, block_row);
 }
 
 /* The entries of cpu_kernels that this file supplies. */

@@ -24,6 +24,8 @@ static bpdq_status create_tensor(bpdq_state *state, size_t index, const bpdq_ten
   vulkan_tensor *tensor = &state->tensors[index];
   tensor->desc = *desc;
   bool kv = desc->kind == BPDQ_TENSOR_KV, valid = desc->rows > 0 && desc->columns > 0;
+  if (kv && desc->kv_type != BPDQ_KV_F16 && desc->kv_type != BPDQ_KV_Q8)
+    return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "vulkan: a KV cache holds f16 or 8 bits");
   if (kv)
     valid = valid && kv_bytes(desc, &tensor->bytes);
   else
