@@ -9,7 +9,7 @@ bpdq_status bpdq_streams_create(bpdq_algebra *algebra, const bpdq_streams_desc *
   bpdq_streams_desc all = *desc;
   all.first_window = 0;
   all.window_count = desc->calibration->count;
-  return algebra->streams_create(algebra, &all, streams, error);
+  return desc->backend ? bpdq_host_streams_create(algebra, &all, streams, error) : algebra->streams_create(algebra, &all, streams, error);
 }
 
 void bpdq_streams_destroy(bpdq_streams *streams) {

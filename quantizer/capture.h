@@ -3,8 +3,10 @@
  * The quantized stream has passed through everything that is quantized so far; the dense stream through the original weights. Inside a
  * block the stages come in the order of bpdq_stage, each captured after the linears of the one before it were quantized (true sequential).
  *
- * An algebra creates streams (linalg.h) in its own memory and moves them with its own forward passes: a struct of function pointers, the
- * first member of the private one. What is captured goes straight into statistics of the same algebra. */
+ * There are two kinds. The usual ones (streams.c) stay in host memory or on disk; forward passes on a backend of the runtime bring a batch
+ * at a time through a stage, and what the linears see goes to the statistics of any algebra. The CUDA algebra has its own (cuda/capture.c),
+ * which keep everything on its device: a block of a 7B model moves 31 GB of activations, and taking them to the host and back would last
+ * as long as all the work on the block. multi/ shares the windows among streams of its parts. */
 #ifndef BPDQ_QUANTIZER_CAPTURE_H
 #define BPDQ_QUANTIZER_CAPTURE_H
 
@@ -29,6 +31,8 @@ struct bpdq_streams_desc {
   bool dense_target, residual_target;
   int threads;                /* 0: one per core */
   const volatile int *cancel; /* NULL, or a flag: set, captures stop with BPDQ_ERROR_CANCELLED */
+  const char *backend;        /* NULL, or where the forward passes run whatever the algebra: "cpu", "vulkan", "cuda" */
+  int device;                 /* of that backend, or -1: its best */
   const char *spill_folder;   /* where activations may go that memory has no room for (stream_memory.h), or NULL */
   bool spill;                 /* they go there in any case, if not to a device */
   const bpdq_log *log;        /* may be NULL */
@@ -52,10 +56,11 @@ struct bpdq_streams {
   bpdq_status (*read)(bpdq_streams *streams, int64_t window, float *quantized, float *dense, bpdq_error *error);
 };
 
-/* Activations in host memory and forward passes over OpenBLAS, for the statistics of any algebra. */
-bpdq_status bpdq_cpu_streams_create(bpdq_algebra *algebra, const bpdq_streams_desc *desc, bpdq_streams **streams, bpdq_error *error);
+/* Activations in host memory, forward passes on the description's backend (NULL: the CPU's), for the statistics of any algebra. */
+bpdq_status bpdq_host_streams_create(bpdq_algebra *algebra, const bpdq_streams_desc *desc, bpdq_streams **streams, bpdq_error *error);
 
-/* Both streams at the embeddings of all windows of the calibration, whatever range the description names. */
+/* Both streams at the embeddings of all windows of the calibration, whatever range the description names: in host memory where a backend
+ * is named, else where the algebra wants them. */
 bpdq_status bpdq_streams_create(bpdq_algebra *algebra, const bpdq_streams_desc *desc, bpdq_streams **streams, bpdq_error *error);
 void bpdq_streams_destroy(bpdq_streams *streams); /* NULL is allowed */
 

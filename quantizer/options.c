@@ -43,6 +43,7 @@ bpdq_quantize_options bpdq_quantize_default_options(void) {
                  .final_sweeps = 2,
                  .target_damping = 0.01},
       .algebra = "cpu",
+      .device = -1,
   };
 }
 

@@ -1,4 +1,5 @@
-/* The residual stream before each block is kept from the dense pass, so that a measurement runs only the blocks from the changed one on. */
+/* The residual stream before each block is kept from the dense pass, so that a measurement runs only the blocks from the changed one on. A
+ * block is on the backend only while all windows pass through it. */
 #include "sensitivity.h"
 
 #include <cblas.h>
@@ -7,34 +8,27 @@
 
 #include "core/checked.h"
 #include "core/threads.h"
-#include "cpu/forward.h"
-
-enum { HEAD_TOKENS = 32 }; /* tokens whose logits are computed at a time */
+#include "forward.h"
+#include "vector.h"
 
 struct bpdq_sensitivity {
   const bpdq_checkpoint *checkpoint;
   const bpdq_calibration *windows;
   const bpdq_quantize_options *options;
+  bpdq_log log;
   bpdq_forward forward;
   bpdq_pool *pool;
-  int threads;
   bpdq_block *blocks; /* [layers] */
   float *norm;        /* [hidden] */
   bpdq_block_linear head;
-  float *residual;      /* [layers + 1][windows * length][hidden]: before each block, and at the end */
-  float *probabilities; /* [windows * length][vocab] of the dense model */
-  double *entropies;    /* [windows * length]: sum p log p */
-  float *scratch;       /* [threads][per_thread] */
-  int64_t per_thread, input_size;
-  double *divergences; /* [windows] */
+  int64_t tokens;       /* windows * length */
+  float *residual;      /* [layers + 1][tokens][hidden]: before each block, and at the end */
+  float *moved;         /* [tokens][hidden]: the stream of a measurement */
+  float *probabilities; /* [tokens][vocab] of the dense model */
+  double *entropies;    /* [tokens]: sum p log p */
+  float *logits;        /* of one run of the head [BPDQ_FORWARD_HEAD_ROWS][vocab] */
+  double *divergences;  /* [tokens] */
 };
-
-typedef struct measurement {
-  bpdq_sensitivity *s;
-  int64_t layer; /* first block that differs, or `layers` for the dense pass */
-  const bpdq_block *changed;
-  bool dense; /* keep predictions and residual streams instead of comparing with them */
-} measurement;
 
 static float *matrix(int64_t rows, int64_t columns) {
   size_t count;
@@ -51,21 +45,44 @@ void bpdq_sensitivity_destroy(bpdq_sensitivity *s) {
   free(s->norm);
   free(s->head.weight);
   free(s->residual);
+  free(s->moved);
   free(s->probabilities);
   free(s->entropies);
-  free(s->scratch);
+  free(s->logits);
   free(s->divergences);
   free(s);
 }
 
 const bpdq_block *bpdq_sensitivity_block(const bpdq_sensitivity *sensitivity, int64_t layer) { return &sensitivity->blocks[layer]; }
 
+/* ---- predictions ---- */
+
+/* e^x in place, to one unit in the last place for x <= 88; a polynomial on [-ln 2 / 2, ln 2 / 2] and an exponent put in as bits. */
+BPDQ_VECTOR_CLONES static void exponentials(float *values, int64_t count) {
+  const float round = 12582912.0f; /* 1.5 * 2^23: adding and subtracting it rounds to an integer */
+  for (int64_t i = 0; i < count; i++) {
+    float x = values[i] < -87.0f ? -87.0f : values[i] > 88.0f ? 88.0f : values[i];
+    float n = (x * 1.44269504f + round) - round, r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    values[i] = values[i] == values[i] ? p * power : values[i];
+  }
+}
+
 /* Logits to e^(logit - largest) in place; returns the sum, and the largest in *shift. */
 static double exponentiate(float *logits, int64_t count, float *shift) {
   float largest = logits[0];
   for (int64_t i = 1; i < count; i++) largest = logits[i] > largest ? logits[i] : largest;
   for (int64_t i = 0; i < count; i++) logits[i] -= largest;
-  bpdq_exponentials(logits, count);
+  exponentials(logits, count);
   double sum = 0;
   for (int64_t i = 0; i < count; i++) sum += (double)logits[i];
   *shift = largest;
@@ -92,67 +109,111 @@ static double divergence_of(float *logits, const float *p, double entropy, int64
   return entropy - expected + log(sum) + (double)shift;
 }
 
-static void run_window(void *context, int64_t window, int thread) {
-  measurement *m = context;
-  bpdq_sensitivity *s = m->s;
-  const bpdq_config *c = &s->checkpoint->config;
-  int64_t tokens = s->windows->length, values = tokens * c->hidden_size, all = s->windows->count * values, first = m->dense ? 0 : m->layer;
-  float *x = s->scratch + thread * s->per_thread, *input = x + values, *rest = input + s->input_size;
-  memcpy(x, s->residual + first * all + window * values, (size_t)values * sizeof *x);
-  for (int64_t layer = first; layer < c->layers; layer++) {
-    const bpdq_block *block = layer == m->layer && m->changed ? m->changed : &s->blocks[layer];
-    bpdq_forward_attention(&s->forward, block, x, tokens, input, rest);
-    bpdq_forward_add(&block->linears[BPDQ_O], input, tokens, x);
-    bpdq_forward_gate(&s->forward, block, x, tokens, input, rest);
-    bpdq_forward_add(&block->linears[BPDQ_DOWN], input, tokens, x);
-    if (m->dense) memcpy(s->residual + (layer + 1) * all + window * values, x, (size_t)values * sizeof *x);
+/* ---- forward passes ---- */
+
+/* x [tokens, hidden] through one block; `out` may be `x`. */
+static bpdq_status run_block(bpdq_sensitivity *s, const bpdq_block *block, const float *x, float *out, bpdq_error *error) {
+  int64_t hidden = s->checkpoint->config.hidden_size;
+  bpdq_forward_program program = bpdq_forward_begin(&s->forward);
+  bpdq_status status;
+  BPDQ_TRY_GOTO(bpdq_forward_add_attention(&program, block, error), done);
+  BPDQ_TRY_GOTO(bpdq_forward_add_residual(&program, &block->linears[BPDQ_O], BPDQ_HEADS, error), done);
+  BPDQ_TRY_GOTO(bpdq_forward_add_gate(&program, block, error), done);
+  BPDQ_TRY_GOTO(bpdq_forward_add_residual(&program, &block->linears[BPDQ_DOWN], BPDQ_GATED, error), done);
+  BPDQ_TRY_GOTO(bpdq_forward_compile(&program, error), done);
+  for (int64_t first = 0, rows; first < s->tokens; first += rows) {
+    rows = bpdq_forward_batch(&s->forward, first, s->tokens);
+    BPDQ_TRY_GOTO(bpdq_forward_write(&s->forward, BPDQ_HIDDEN, rows, x + first * hidden, error), done);
+    BPDQ_TRY_GOTO(bpdq_forward_run(&program, 0, first, rows, error), done);
+    BPDQ_TRY_GOTO(bpdq_forward_read(&s->forward, BPDQ_HIDDEN, rows, out + first * hidden, error), done);
   }
-  bpdq_forward_norm(&s->forward, s->norm, x, tokens, input);
-  double total = 0;
-  for (int64_t first_token = 0; first_token < tokens; first_token += HEAD_TOKENS) {
-    int64_t count = tokens - first_token < HEAD_TOKENS ? tokens - first_token : HEAD_TOKENS, row = window * tokens + first_token;
-    float *kept = s->probabilities + row * c->vocab_size, *logits = m->dense ? kept : rest;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)count, (int)c->vocab_size, (int)c->hidden_size, 1,
-                input + first_token * c->hidden_size, (int)c->hidden_size, s->head.weight, (int)c->hidden_size, 0, logits,
-                (int)c->vocab_size);
-    for (int64_t t = 0; t < count; t++)
-      if (m->dense)
-        s->entropies[row + t] = keep_prediction(logits + t * c->vocab_size, c->vocab_size);
-      else
-        total += divergence_of(logits + t * c->vocab_size, kept + t * c->vocab_size, s->entropies[row + t], c->vocab_size);
-  }
-  s->divergences[window] = total;
+done:
+  bpdq_forward_program_free(&program);
+  return status;
 }
+
+typedef struct comparison {
+  bpdq_sensitivity *s;
+  int64_t first; /* row of the first logits */
+  bool dense;    /* keep predictions instead of comparing with them */
+} comparison;
+
+static void compare_row(void *context, int64_t index, int thread) {
+  (void)thread;
+  const comparison *c = context;
+  bpdq_sensitivity *s = c->s;
+  int64_t vocab = s->checkpoint->config.vocab_size, row = c->first + index;
+  float *logits = s->logits + index * vocab, *kept = s->probabilities + row * vocab;
+  if (c->dense) {
+    s->entropies[row] = keep_prediction(logits, vocab);
+    memcpy(kept, logits, (size_t)vocab * sizeof *kept);
+  } else {
+    s->divergences[row] = divergence_of(logits, kept, s->entropies[row], vocab);
+  }
+}
+
+/* The predictions of x [tokens, hidden], the stream behind the last block: kept, or compared with those that are kept. */
+static bpdq_status run_head(bpdq_sensitivity *s, const float *x, bool dense, bpdq_error *error) {
+  bpdq_forward_program program = bpdq_forward_begin(&s->forward);
+  bpdq_status status;
+  BPDQ_TRY_GOTO(bpdq_forward_add_head(&program, s->norm, &s->head, error), done);
+  BPDQ_TRY_GOTO(bpdq_forward_compile(&program, error), done);
+  for (comparison c = {.s = s, .dense = dense}; c.first < s->tokens; c.first += program.rows) {
+    int64_t rows = s->tokens - c.first < program.rows ? s->tokens - c.first : program.rows;
+    BPDQ_TRY_GOTO(bpdq_forward_write(&s->forward, BPDQ_HIDDEN, rows, x + c.first * s->checkpoint->config.hidden_size, error), done);
+    BPDQ_TRY_GOTO(bpdq_forward_run(&program, 0, c.first, rows, error), done);
+    BPDQ_TRY_GOTO(bpdq_forward_read(&s->forward, BPDQ_LOGITS, rows, s->logits, error), done);
+    bpdq_pool_run(s->pool, rows, compare_row, &c);
+  }
+done:
+  bpdq_forward_program_free(&program);
+  return status;
+}
+
+/* ---- life ---- */
 
 static bpdq_status load(bpdq_sensitivity *s, bpdq_error *error) {
   const bpdq_config *c = &s->checkpoint->config;
-  int64_t tokens = s->windows->count * s->windows->length, hidden = c->hidden_size;
+  int64_t hidden = c->hidden_size;
+  s->tokens = s->windows->count * s->windows->length;
   BPDQ_TRY(bpdq_pool_create(s->options->threads, &s->pool, error));
-  s->threads = bpdq_pool_threads(s->pool);
-  BPDQ_TRY(bpdq_forward_create(c, s->windows->length, &s->forward, error));
-  int64_t widest = c->intermediate_size > c->heads * c->head_dim ? c->intermediate_size : c->heads * c->head_dim;
-  s->input_size = s->windows->length * (widest > hidden ? widest : hidden);
-  int64_t rest = bpdq_forward_scratch(&s->forward), logits = HEAD_TOKENS * c->vocab_size;
-  if (rest < logits) rest = logits;
-  s->per_thread = s->windows->length * hidden + s->input_size + rest;
+  bpdq_forward_desc desc = {.backend = s->options->backend,
+                            .device = s->options->device,
+                            .threads = s->options->threads,
+                            .config = c,
+                            .length = s->windows->length,
+                            .most_tokens = s->tokens,
+                            .head = true,
+                            .log = &s->log};
+  BPDQ_TRY(bpdq_forward_create(&desc, &s->forward, error));
   s->blocks = calloc((size_t)c->layers, sizeof *s->blocks);
   s->norm = matrix(1, hidden);
-  s->head = (bpdq_block_linear){.rows = c->vocab_size, .columns = hidden, .weight = matrix(c->vocab_size, hidden)};
-  s->residual = matrix((c->layers + 1) * tokens, hidden);
-  s->probabilities = matrix(tokens, c->vocab_size);
-  s->entropies = bpdq_alloc_array((size_t)tokens, sizeof *s->entropies);
-  s->scratch = matrix(s->threads, s->per_thread);
-  s->divergences = bpdq_alloc_array((size_t)s->windows->count, sizeof *s->divergences);
-  if (!s->blocks || !s->norm || !s->head.weight || !s->residual || !s->probabilities || !s->entropies || !s->scratch || !s->divergences)
+  s->head = (bpdq_block_linear){.name = "lm_head", .rows = c->vocab_size, .columns = hidden, .weight = matrix(c->vocab_size, hidden)};
+  s->residual = matrix((c->layers + 1) * s->tokens, hidden);
+  s->moved = matrix(s->tokens, hidden);
+  s->probabilities = matrix(s->tokens, c->vocab_size);
+  s->logits = matrix(BPDQ_FORWARD_HEAD_ROWS, c->vocab_size);
+  s->entropies = bpdq_alloc_array((size_t)s->tokens, sizeof *s->entropies);
+  s->divergences = bpdq_alloc_array((size_t)s->tokens, sizeof *s->divergences);
+  if (!s->blocks || !s->norm || !s->head.weight || !s->residual || !s->moved || !s->probabilities || !s->logits || !s->entropies ||
+      !s->divergences)
     return bpdq_fail(error, BPDQ_ERROR_MEMORY,
                      "out of host memory: measuring the sensitivity of the layers holds the whole model as float32");
   for (int64_t layer = 0; layer < c->layers; layer++) BPDQ_TRY(bpdq_block_load(s->checkpoint, layer, s->pool, &s->blocks[layer], error));
   bpdq_stored_row_to_f32(s->checkpoint->final_norm, 0, hidden, s->norm);
   for (int64_t row = 0; row < c->vocab_size; row++)
     bpdq_stored_row_to_f32(s->checkpoint->head.weight, row, hidden, s->head.weight + row * hidden);
-  for (int64_t i = 0; i < tokens; i++)
+  for (int64_t i = 0; i < s->tokens; i++)
     bpdq_stored_row_to_f32(s->checkpoint->embedding, s->windows->ids[i], hidden, s->residual + i * hidden);
   return BPDQ_OK;
+}
+
+/* The dense model's residual streams and predictions. */
+static bpdq_status run_dense(bpdq_sensitivity *s, bpdq_error *error) {
+  int64_t layers = s->checkpoint->config.layers, values = s->tokens * s->checkpoint->config.hidden_size;
+  for (int64_t layer = 0; layer < layers; layer++)
+    BPDQ_TRY(run_block(s, &s->blocks[layer], s->residual + layer * values, s->residual + (layer + 1) * values, error));
+  return run_head(s, s->residual + layers * values, true, error);
 }
 
 bpdq_status bpdq_sensitivity_create(const bpdq_checkpoint *checkpoint, const bpdq_calibration *windows,
@@ -163,25 +224,30 @@ bpdq_status bpdq_sensitivity_create(const bpdq_checkpoint *checkpoint, const bpd
   s->checkpoint = checkpoint;
   s->windows = windows;
   s->options = options;
+  s->log = (bpdq_log){options->log, options->log_user};
   bpdq_status status = load(s, error);
+  if (status == BPDQ_OK) status = run_dense(s, error);
   if (status != BPDQ_OK) {
     bpdq_sensitivity_destroy(s);
     return status;
   }
-  measurement m = {.s = s, .layer = checkpoint->config.layers, .dense = true};
-  bpdq_pool_run(s->pool, windows->count, run_window, &m);
   *sensitivity = s;
   return BPDQ_OK;
 }
 
 bpdq_status bpdq_sensitivity_measure(bpdq_sensitivity *s, int64_t layer, int linear, float *weight, double *divergence, bpdq_error *error) {
-  if (bpdq_quantize_cancelled(s->options)) return bpdq_fail(error, BPDQ_ERROR_CANCELLED, "quantize: interrupted");
+  int64_t layers = s->checkpoint->config.layers, values = s->tokens * s->checkpoint->config.hidden_size;
   bpdq_block changed = s->blocks[layer];
   changed.linears[linear].weight = weight;
-  measurement m = {.s = s, .layer = layer, .changed = &changed};
-  bpdq_pool_run(s->pool, s->windows->count, run_window, &m);
-  *divergence = 0;
-  for (int64_t i = 0; i < s->windows->count; i++) *divergence += s->divergences[i] / (double)(s->windows->count * s->windows->length);
+  for (int64_t i = layer; i < layers; i++) {
+    if (bpdq_quantize_cancelled(s->options)) return bpdq_fail(error, BPDQ_ERROR_CANCELLED, "quantize: interrupted");
+    bool first = i == layer;
+    BPDQ_TRY(run_block(s, first ? &changed : &s->blocks[i], first ? s->residual + i * values : s->moved, s->moved, error));
+  }
+  BPDQ_TRY(run_head(s, s->moved, false, error));
+  double sum = 0;
+  for (int64_t i = 0; i < s->tokens; i++) sum += s->divergences[i];
+  *divergence = sum / (double)s->tokens;
   if (!isfinite(*divergence))
     return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s: predictions are not finite when it alone is quantized", changed.linears[linear].name);
   return BPDQ_OK;

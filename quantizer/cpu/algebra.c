@@ -27,7 +27,7 @@ bpdq_status bpdq_cpu_algebra_create(int threads, bpdq_algebra **algebra, bpdq_er
   cpu->base = (bpdq_algebra){
       .name = "cpu",
       .destroy = destroy,
-      .streams_create = bpdq_cpu_streams_create,
+      .streams_create = bpdq_host_streams_create,
       .statistics_create = bpdq_cpu_statistics_create,
       .statistics_destroy = bpdq_cpu_statistics_destroy,
       .statistics_add = bpdq_cpu_statistics_add,

@@ -1,5 +1,5 @@
 /* The forward pass of a decoder block on the device, in the steps between which calibration looks at the inputs of the linears; the same
- * steps as cpu/forward.h. Products with weights run on the tensor cores in TF32 (inputs rounded to 11 bits, sums in float32), attention in
+ * steps as ../forward.h. Products with weights run on the tensor cores in TF32 (inputs rounded to 11 bits, sums in float32), attention in
  * float32: keys of some models are hundreds times their differences. */
 #ifndef BPDQ_QUANTIZER_CUDA_FORWARD_H
 #define BPDQ_QUANTIZER_CUDA_FORWARD_H

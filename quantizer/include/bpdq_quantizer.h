@@ -119,6 +119,9 @@ typedef struct bpdq_quantize_options {
   bpdq_recipe recipe; /* bpdq only */
 
   const char *algebra;  /* "cpu" (default), "cuda" or "cuda:N" (device N), or several that share the work: "cuda:0+cuda:1" */
+  const char *backend;  /* where the forward passes run: "cpu", "vulkan" or "cuda". NULL (default): with a CUDA algebra on its devices, else
+                           on the CPU */
+  int device;           /* of that backend; -1 (default): its best */
   int threads;          /* 0: one per core */
   double device_memory; /* bytes that may be taken of a device's memory; 0 (default): all */
   bool compare_gptq;    /* also run GPTQ on each layer, for the report */

@@ -4,43 +4,49 @@
 #include <stddef.h>
 #include <stdint.h>
 /* cmocka.h needs the four headers above it */
-#include <cblas.h>
 #include <cmocka.h>
 #include <jansson.h>
 #include <math.h>
 
 #include "core/half.h"
 #include "quantizer/budget.h"
-#include "quantizer/cpu/forward.h"
+#include "quantizer/forward.h"
 #include "small_model.h"
 
 static void run_model(const bpdq_checkpoint *c, const int32_t *ids, int64_t tokens, float *logits) {
   bpdq_forward forward;
-  int64_t hidden = c->config.hidden_size, widest = c->config.intermediate_size;
-  assert_int_equal(bpdq_forward_create(&c->config, tokens, &forward, NULL), BPDQ_OK);
-  float *x = malloc((size_t)(tokens * hidden) * 4), *input = malloc((size_t)(tokens * widest) * 4), *norm = malloc((size_t)hidden * 4);
-  float *scratch = malloc((size_t)bpdq_forward_scratch(&forward) * 4), *row = malloc((size_t)hidden * 4);
+  bpdq_error error = {0};
+  int64_t hidden = c->config.hidden_size;
+  bpdq_forward_desc desc = {.config = &c->config, .length = tokens, .most_tokens = tokens, .head = true};
+  assert_int_equal(bpdq_forward_create(&desc, &forward, &error), BPDQ_OK);
+  float *x = malloc((size_t)(tokens * hidden) * 4), *norm = malloc((size_t)hidden * 4);
+  bpdq_block_linear head = {.name = "head", .rows = c->config.vocab_size, .columns = hidden};
+  head.weight = malloc((size_t)(head.rows * hidden) * 4);
+  for (int64_t v = 0; v < head.rows; v++) bpdq_stored_row_to_f32(c->head.weight, v, hidden, head.weight + v * hidden);
   for (int64_t t = 0; t < tokens; t++) bpdq_stored_row_to_f32(c->embedding, ids[t], hidden, x + t * hidden);
-  for (int64_t layer = 0; layer < c->config.layers; layer++) {
-    bpdq_block block;
-    assert_int_equal(bpdq_block_load(c, layer, NULL, &block, NULL), BPDQ_OK);
-    bpdq_forward_attention(&forward, &block, x, tokens, input, scratch);
-    bpdq_forward_add(&block.linears[BPDQ_O], input, tokens, x);
-    bpdq_forward_gate(&forward, &block, x, tokens, input, scratch);
-    bpdq_forward_add(&block.linears[BPDQ_DOWN], input, tokens, x);
+  bpdq_stored_row_to_f32(c->final_norm, 0, hidden, norm);
+  assert_int_equal(bpdq_forward_write(&forward, BPDQ_HIDDEN, tokens, x, &error), BPDQ_OK);
+  for (int64_t layer = 0; layer <= c->config.layers; layer++) {
+    bpdq_block block = {0};
+    bpdq_forward_program program = bpdq_forward_begin(&forward);
+    if (layer < c->config.layers) {
+      assert_int_equal(bpdq_block_load(c, layer, NULL, &block, NULL), BPDQ_OK);
+      assert_int_equal(bpdq_forward_add_attention(&program, &block, &error), BPDQ_OK);
+      assert_int_equal(bpdq_forward_add_residual(&program, &block.linears[BPDQ_O], BPDQ_HEADS, &error), BPDQ_OK);
+      assert_int_equal(bpdq_forward_add_gate(&program, &block, &error), BPDQ_OK);
+      assert_int_equal(bpdq_forward_add_residual(&program, &block.linears[BPDQ_DOWN], BPDQ_GATED, &error), BPDQ_OK);
+    } else {
+      assert_int_equal(bpdq_forward_add_head(&program, norm, &head, &error), BPDQ_OK);
+    }
+    assert_int_equal(bpdq_forward_compile(&program, &error), BPDQ_OK);
+    assert_int_equal(bpdq_forward_run(&program, 0, 0, tokens, &error), BPDQ_OK);
+    bpdq_forward_program_free(&program);
     bpdq_block_free(&block);
   }
-  bpdq_stored_row_to_f32(c->final_norm, 0, hidden, norm);
-  bpdq_forward_norm(&forward, norm, x, tokens, input);
-  for (int64_t v = 0; v < c->config.vocab_size; v++) {
-    bpdq_stored_row_to_f32(c->embedding, v, hidden, row);
-    for (int64_t t = 0; t < tokens; t++) logits[t * c->config.vocab_size + v] = cblas_sdot((int)hidden, input + t * hidden, 1, row, 1);
-  }
+  assert_int_equal(bpdq_forward_read(&forward, BPDQ_LOGITS, tokens, logits, &error), BPDQ_OK);
   free(x);
-  free(input);
   free(norm);
-  free(scratch);
-  free(row);
+  free(head.weight);
   bpdq_forward_free(&forward);
 }
 

@@ -1,4 +1,4 @@
-/* The steps of a decoder block between its matrix products, in the order of operations of the CPU's (cpu/forward.c). */
+/* The steps of a decoder block between its matrix products, in the order of operations of ../forward.c. */
 #include "forward_kernels.h"
 
 enum { THREADS = 256, ROW_THREADS = 128, WARP = 32 };
