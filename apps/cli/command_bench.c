@@ -37,8 +37,7 @@ typedef struct bench {
   bpdq_session *session;
   bpdq_model_info info;
   const bench_flags *flags;
-  int32_t *tokens;     /* [longest run], of the whole vocabulary */
-  double load_seconds; /* 0: the weights are random */
+  int32_t *tokens; /* [longest run], of the whole vocabulary */
 } bench;
 
 static int by_value(const void *left, const void *right) {
@@ -137,9 +136,13 @@ static int report(const bench *b, const char *name, bool q8, const timing *prefi
                 "driver", b->info.device.driver, "bits_per_weight", b->info.bits_per_weight, "depth", (json_int_t)f->depth, "batch",
                 (json_int_t)f->batch, "activations", (json_int_t)b->info.activations, "bandwidth_bytes_per_second", bandwidth,
                 "weight_bytes_per_token", (json_int_t)b->info.bytes_per_token, "peak_device_bytes", (json_int_t)peak);
-  if (b->load_seconds > 0) {
-    json_object_set_new(facts, "load_seconds", json_real(b->load_seconds));
-    json_object_set_new(facts, "load_bytes_per_second", json_real((double)b->info.bytes_per_token / b->load_seconds));
+  if (b->info.load_bytes) { /* the weights are not random */
+    double load_bytes = (double)b->info.load_bytes;
+    json_object_set_new(facts, "load_bytes", json_integer((json_int_t)b->info.load_bytes));
+    json_object_set_new(facts, "load_seconds", json_real(b->info.load_seconds));
+    json_object_set_new(facts, "load_bytes_per_second", json_real(load_bytes / b->info.load_seconds));
+    json_object_set_new(facts, "load_weights_seconds", json_real(b->info.load_weights_seconds));
+    json_object_set_new(facts, "load_weights_bytes_per_second", json_real(load_bytes / b->info.load_weights_seconds));
   }
   if (prefill->median > 0) {
     snprintf(text, sizeof text, "prefill %lld", (long long)f->prompt);
@@ -158,9 +161,9 @@ static int report(const bench *b, const char *name, bool q8, const timing *prefi
   return report_print((report_format)f->format, columns, sizeof columns / sizeof *columns, rows, facts);
 }
 
-static int bench_model(cli_model *loaded, const model_flags *flags, const bench_flags *own, const char *name, double load_seconds) {
+static int bench_model(cli_model *loaded, const model_flags *flags, const bench_flags *own, const char *name) {
   bpdq_error error = {0};
-  bench b = {.model = loaded->model, .flags = own, .load_seconds = load_seconds};
+  bench b = {.model = loaded->model, .flags = own};
   timing prefill = {0}, decode = {0};
   double bandwidth = 0;
   bpdq_model_get_info(b.model, &b.info);
@@ -214,12 +217,11 @@ static int run(const command *self, int argc, char **argv) {
   if ((!own.prompt || own.batch > 1) && !own.tokens) return options_wrong(self, "-p 0 and -n 0 leave nothing to measure");
   if (flags.json) own.format = REPORT_JSON;
   cli_model loaded;
-  double start = console_seconds();
   code = own.shape ? make_random(&flags, &own, &loaded) : cli_load(words[0], &flags, false, &loaded);
   if (code != 0) return code;
   char name[128];
   snprintf(name, sizeof name, "%s k=%lld g=%lld", own.shape ? own.shape : "", (long long)own.planes, (long long)own.group);
-  code = bench_model(&loaded, &flags, &own, own.shape ? name : words[0], own.shape ? 0 : console_seconds() - start);
+  code = bench_model(&loaded, &flags, &own, own.shape ? name : words[0]);
   cli_unload(&loaded);
   return code;
 }
@@ -231,9 +233,9 @@ const command command_bench = {
     .tables = {&table, &model_flag_table},
     .details =
         "Each figure is the median of the repeats. Bytes per token are the weights and the KV cache that one decoded token reads; the\n"
-        "bandwidth is that of a plain read on the same device in the same run. With --batch the prefill is left out. The load rate is that "
-        "of\n"
-        "the weights' bytes as they lie on the device.",
+        "bandwidth is that of a plain read on the same device in the same run. With --batch the prefill is left out. The load rate counts "
+        "the\n"
+        "checkpoint's bytes that go to the device; that of the weights alone leaves out what starts the device and reads the tokenizer.",
     .examples =
         "bpdq bench Qwen2.5-7B-k2\n"
         "bpdq bench --shape qwen2.5-7b --planes 2 --group 128 -p 512 -n 128 --backend vulkan\n"

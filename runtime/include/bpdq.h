@@ -154,6 +154,9 @@ typedef struct bpdq_model_info {
   double bits_per_weight;       /* of the bit-plane linears, exact, with coefficients and padding; 0 when dense */
   uint64_t weight_bytes;        /* of all weights in the checkpoint */
   uint64_t bytes_per_token;     /* weight bytes that one decoded token reads on this device */
+  uint64_t load_bytes;          /* of the checkpoint that went to the device; 0 where the weights are random or none */
+  double load_seconds;          /* of bpdq_model_load, from the first file to the last weight's arrival */
+  double load_weights_seconds;  /* of these, for the weights alone, once the device was ready */
   bpdq_activations activations; /* the precision in use */
   bpdq_device_info device;
   char choice[256]; /* which backend was chosen and why */

@@ -1,4 +1,5 @@
 /* From a model folder to weights on a backend. */
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +14,13 @@
 
 typedef struct loader {
   bpdq_model *model;
+  const atomic_bool *stop; /* set where another thread has failed */
   bpdq_progress_callback progress;
   void *progress_user;
-  uint64_t bytes_done;
   float *zeros; /* a bias for parts without one, as long as the widest linear */
 } loader;
+
+static double seconds_since(uint64_t start) { return (double)(bpdq_monotonic_nanoseconds() - start) * 1e-9; }
 
 static bpdq_dtype dtype_of(const bpdq_stored_tensor *tensor) {
   switch (tensor->type) {
@@ -34,10 +37,10 @@ static bpdq_dtype dtype_of(const bpdq_stored_tensor *tensor) {
 
 static bpdq_status report(loader *l, const bpdq_stored_tensor *tensor, bpdq_error *error) {
   if (!tensor) return BPDQ_OK;
-  l->bytes_done += tensor->bytes;
-  double total = (double)l->model->checkpoint.weight_bytes, fraction = total > 0 ? (double)l->bytes_done / total : 1;
-  if (l->progress && !l->progress(l->progress_user, fraction < 1 ? fraction : 1))
-    return bpdq_fail(error, BPDQ_ERROR_CANCELLED, "loading %s was interrupted", l->model->checkpoint.folder);
+  l->model->load_bytes += tensor->bytes;
+  double total = (double)l->model->checkpoint.weight_bytes, fraction = total > 0 ? (double)l->model->load_bytes / total : 1;
+  bool stop = atomic_load(l->stop) || (l->progress && !l->progress(l->progress_user, fraction < 1 ? fraction : 1));
+  if (stop) return bpdq_fail(error, BPDQ_ERROR_CANCELLED, "loading %s was interrupted", l->model->checkpoint.folder);
   return BPDQ_OK;
 }
 
@@ -173,26 +176,59 @@ static void add_end_token(bpdq_model *model) {
   model->config.end_tokens[model->config.end_token_count++] = id;
 }
 
-static bpdq_status load_text(bpdq_model *model, const char *folder, const bpdq_model_options *options, bpdq_error *error) {
+/* A chat template that nobody asked for must not keep the model from running: what is wrong with it goes to *warning, and chat says so. */
+static bpdq_status load_template(bpdq_model *model, const char *text, bool asked_for, bpdq_error *warning, bpdq_error *error) {
+  bpdq_status status = bpdq_template_parse(text, strlen(text), &model->chat_template, warning);
+  if (status == BPDQ_OK || !asked_for) return BPDQ_OK;
+  return bpdq_fail(error, status, "%s", warning->message);
+}
+
+/* The tokenizer and the chat template. *warning gets a message where something is wrong that need not stop anyone. */
+static bpdq_status load_text(bpdq_model *model, const char *folder, const bpdq_model_options *options, bpdq_error *warning,
+                             bpdq_error *error) {
   BPDQ_TRY(bpdq_tokenizer_load(folder, model->config.vocab_size, &model->tokenizer, error));
   char *text = NULL;
   BPDQ_TRY(bpdq_template_load(folder, &text, &model->bos_token, &model->eos_token, error));
   add_end_token(model);
   const char *chosen = options->chat_template ? options->chat_template : text;
-  bpdq_status status = BPDQ_OK;
-  if (chosen) {
-    bpdq_error template_error = {0};
-    status = bpdq_template_parse(chosen, strlen(chosen), &model->chat_template, &template_error);
-    if (status != BPDQ_OK && !options->chat_template) {
-      /* A template that nobody asked for must not keep the model from running: chat alone needs it, and says so. */
-      bpdq_log_warning(&model->log, "%s: %s", folder, template_error.message);
-      status = BPDQ_OK;
-    } else if (status != BPDQ_OK) {
-      bpdq_fail(error, status, "%s", template_error.message);
-    }
-  }
+  bpdq_status status = chosen ? load_template(model, chosen, options->chat_template != NULL, warning, error) : BPDQ_OK;
   free(text);
   return status;
+}
+
+/* A large vocabulary takes as long as starting the device, so a thread of its own reads it meanwhile. It calls nobody back. */
+typedef struct text_loader {
+  bpdq_model *model;
+  const char *folder;
+  const bpdq_model_options *options;
+  bpdq_thread *thread;
+  atomic_bool failed;
+  bpdq_status status;
+  bpdq_error error, warning;
+  double seconds;
+} text_loader;
+
+static void run_text_loader(void *argument) {
+  text_loader *text = argument;
+  uint64_t start = bpdq_monotonic_nanoseconds();
+  text->status = load_text(text->model, text->folder, text->options, &text->warning, &text->error);
+  text->seconds = seconds_since(start);
+  if (text->status != BPDQ_OK) atomic_store(&text->failed, true);
+}
+
+static void start_text_loader(text_loader *text) {
+  text->thread = bpdq_thread_start(run_text_loader, text);
+  if (!text->thread) run_text_loader(text);
+}
+
+/* Waits. What is wrong with the text comes before what is wrong with the weights. */
+static bpdq_status finish_text_loader(text_loader *text, bpdq_status status, bpdq_error *error) {
+  bpdq_thread_join(text->thread);
+  if (text->warning.message[0] && text->status == BPDQ_OK)
+    bpdq_log_warning(&text->model->log, "%s: %s", text->folder, text->warning.message);
+  if (text->status == BPDQ_OK) return status;
+  if (error) *error = text->error;
+  return text->status;
 }
 
 bpdq_model_options bpdq_model_default_options(void) { return (bpdq_model_options){.device = -1}; }
@@ -235,7 +271,9 @@ bpdq_status bpdq_model_load_text(const char *folder, const bpdq_model_options *o
   model->log = (bpdq_log){options->log, options->log_user};
   bpdq_status status = bpdq_config_load(folder, &model->checkpoint.config, &model->log, error);
   model->config = model->checkpoint.config;
-  if (status == BPDQ_OK) status = load_text(model, folder, options, error);
+  bpdq_error warning = {0};
+  if (status == BPDQ_OK) status = load_text(model, folder, options, &warning, error);
+  if (status == BPDQ_OK && warning.message[0]) bpdq_log_warning(&model->log, "%s: %s", folder, warning.message);
   if (status == BPDQ_OK)
     *result = model;
   else
@@ -243,27 +281,54 @@ bpdq_status bpdq_model_load_text(const char *folder, const bpdq_model_options *o
   return status;
 }
 
+/* The device and the weights on it. *device_seconds: what the device took to start. */
+static bpdq_status load_onto_device(loader *l, const bpdq_model_options *options, double *device_seconds, bpdq_error *error) {
+  uint64_t start = bpdq_monotonic_nanoseconds();
+  BPDQ_TRY(create_backend(l->model, l->model->checkpoint.folder, options, error));
+  *device_seconds = seconds_since(start);
+  start = bpdq_monotonic_nanoseconds();
+  bpdq_status status = load_weights(l, error);
+  l->model->load_weights_seconds = seconds_since(start);
+  free(l->zeros);
+  return status;
+}
+
+static void log_rate(const bpdq_model *model, double device_seconds, double text_seconds) {
+  double gigabytes = (double)model->load_bytes * 1e-9;
+  bpdq_log_info(&model->log, "loaded %.2f GB in %.2f s (%.1f GB/s): device %.2f s, then weights %.2f s (%.1f GB/s); text meanwhile %.2f s",
+                gigabytes, model->load_seconds, gigabytes / model->load_seconds, device_seconds, model->load_weights_seconds,
+                gigabytes / model->load_weights_seconds, text_seconds);
+}
+
+/* All of bpdq_model_load, into a zeroed model that the caller frees on failure. */
+static bpdq_status load_all(bpdq_model *model, const char *folder, const bpdq_model_options *options, bpdq_error *error) {
+  uint64_t start = bpdq_monotonic_nanoseconds();
+  double device_seconds = 0;
+  BPDQ_TRY(bpdq_checkpoint_open(folder, &model->checkpoint, &model->log, error));
+  model->config = model->checkpoint.config;
+  model->weight_bytes = model->checkpoint.weight_bytes;
+  text_loader text = {.model = model, .folder = folder, .options = options};
+  loader l = {model, &text.failed, options->progress, options->progress_user, NULL};
+  start_text_loader(&text);
+  bpdq_status status = load_onto_device(&l, options, &device_seconds, error);
+  BPDQ_TRY(finish_text_loader(&text, status, error));
+  model->load_seconds = seconds_since(start);
+  log_rate(model, device_seconds, text.seconds);
+  bpdq_model_finish_counts(model);
+  return BPDQ_OK;
+}
+
 bpdq_status bpdq_model_load(const char *folder, const bpdq_model_options *options, bpdq_model **result, bpdq_error *error) {
   bpdq_model_options defaults = bpdq_model_default_options();
-  if (!options) options = &defaults;
   *result = NULL;
   bpdq_model *model = calloc(1, sizeof *model);
   if (!model) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
+  if (!options) options = &defaults;
   model->log = (bpdq_log){options->log, options->log_user};
-  loader l = {model, options->progress, options->progress_user, 0, NULL};
-  bpdq_status status;
-  BPDQ_TRY_GOTO(bpdq_checkpoint_open(folder, &model->checkpoint, &model->log, error), failed);
-  model->config = model->checkpoint.config;
-  model->weight_bytes = model->checkpoint.weight_bytes;
-  BPDQ_TRY_GOTO(load_text(model, folder, options, error), failed);
-  BPDQ_TRY_GOTO(create_backend(model, folder, options, error), failed);
-  BPDQ_TRY_GOTO(load_weights(&l, error), failed);
-  free(l.zeros);
-  bpdq_model_finish_counts(model);
-  *result = model;
-  return BPDQ_OK;
-failed:
-  free(l.zeros);
-  bpdq_model_free(model);
+  bpdq_status status = load_all(model, folder, options, error);
+  if (status == BPDQ_OK)
+    *result = model;
+  else
+    bpdq_model_free(model);
   return status;
 }

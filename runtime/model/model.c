@@ -64,6 +64,9 @@ void bpdq_model_get_info(const bpdq_model *model, bpdq_model_info *info) {
   info->bits_per_weight = info->quantized ? (double)model->quantized_bits / (double)model->quantized_weights : 0;
   info->weight_bytes = model->weight_bytes;
   info->bytes_per_token = model->bytes_per_token;
+  info->load_bytes = model->load_bytes;
+  info->load_seconds = model->load_seconds;
+  info->load_weights_seconds = model->load_weights_seconds;
   info->activations = model->activations;
   if (model->backend) info->device = model->backend->info;
   memcpy(info->choice, model->choice, sizeof info->choice);

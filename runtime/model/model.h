@@ -41,7 +41,8 @@ struct bpdq_model {
   bpdq_activations activations;
   bpdq_log log;
   char choice[256];
-  uint64_t parameters, quantized_weights, quantized_bits, weight_bytes, bytes_per_token;
+  uint64_t parameters, quantized_weights, quantized_bits, weight_bytes, bytes_per_token, load_bytes;
+  double load_seconds, load_weights_seconds; /* bpdq_model_info */
 };
 
 /* The tensors of a session's state, in this order; then the key and value caches of each layer. */

@@ -119,7 +119,8 @@ def generation(checks, path):
     checks.that(first.returncode == 0 and first.stdout == second.stdout, "the same seed gives another text")
     checks.that(first.stdout != other.stdout, "another seed gives the same text")
     speed = first.stderr.decode().splitlines()
-    checks.that(len(speed) == 2 and "cpu" in speed[0] and re.search(r"prompt: \d+ tokens, .* tokens/s; generated: 24 tokens, .* tokens/s", speed[-1]), f"stderr: {speed}")
+    checks.that(len(speed) == 3 and "cpu" in speed[0] and re.search(r"loaded .* GB in .* GB/s", speed[1]), f"stderr: {speed}")
+    checks.that(re.search(r"prompt: \d+ tokens, .* tokens/s; generated: 24 tokens, .* tokens/s", speed[-1]), f"speed: {speed}")
     quiet = bpdq(*sampled, "--seed", "5", "--quiet")
     checks.that(quiet.stderr == b"" and quiet.stdout == first.stdout, f"--quiet: {quiet.stderr}")
     lines = "Hello\n\nAnd then?\n/reset\nHello\n"
@@ -146,6 +147,8 @@ def reports(checks, path):
     figures = checks.json(bpdq(*bench, "-o", "json"), "model", "device", "rows", *keys)
     checks.that(all(figures.get(key, 0) > 0 for key in keys), f"bench: {figures}")
     checks.that([row["test"] for row in figures.get("rows", [])] == ["prefill 16", "decode 4"], f"bench rows: {figures.get('rows')}")
+    load_keys = ("load_bytes", "load_seconds", "load_bytes_per_second", "load_weights_seconds", "load_weights_bytes_per_second")
+    checks.that(all(figures.get(key, 0) > 0 for key in load_keys), f"bench: {figures}")
     checks.that(json.loads(bpdq(*bench, "--json").stdout).keys() == figures.keys(), "bench --json differs from -o json")
     table = bpdq(*bench).stdout.decode()
     checks.that("| decode 4 |" in table and "|---|---:|" in table, f"bench table: {table}")
