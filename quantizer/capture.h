@@ -41,6 +41,7 @@ struct bpdq_streams_desc {
 struct bpdq_streams {
   bpdq_streams_desc desc;
   double forward_seconds, statistics_seconds; /* spent so far, for the report: moving the streams, and adding to statistics */
+  uint64_t peak_device_bytes;                 /* most that a backend of their own took of a device's memory */
   void (*destroy)(bpdq_streams *streams);
   /* Adds the inputs of one stage's linears to `statistics` (created as bpdq_streams_statistics says; NULL: only moves on), after the
    * quantized linears of the stage before have been applied. `quantized` holds the weights found so far; `dense` may be NULL where no dense

@@ -311,6 +311,7 @@ static void end_streams(run *r) {
   if (!r->streams) return;
   r->summary.parts.forward = r->streams->forward_seconds;
   r->summary.parts.statistics = r->streams->statistics_seconds;
+  r->summary.peak_device_bytes = r->streams->peak_device_bytes;
   bpdq_streams_destroy(r->streams);
   r->streams = NULL;
 }
@@ -484,8 +485,8 @@ static bpdq_status finish(run *r, const char *source, uint64_t begin, bpdq_error
   s->bits_per_weight = r->bits / (double)s->quantized_weights;
   s->seconds = seconds_since(begin);
   s->peak_host_bytes = bpdq_process_peak_memory();
-  if (r->algebra->peak_memory) s->peak_device_bytes = r->algebra->peak_memory(r->algebra);
   end_streams(r);
+  if (r->algebra->peak_memory) s->peak_device_bytes += r->algebra->peak_memory(r->algebra);
   BPDQ_TRY(bpdq_writer_index(r->writer, &s->written_bytes, error));
   json_t *quantization = bpdq_quantization_json(&r->checkpoint, r->options, r->planes, r->options->head_bits > 0);
   json_t *report = bpdq_report_json(r->options, s, r->layers);

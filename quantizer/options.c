@@ -47,6 +47,8 @@ bpdq_quantize_options bpdq_quantize_default_options(void) {
   };
 }
 
+static bool backend_known(const char *name) { return !strcmp(name, "cpu") || !strcmp(name, "vulkan") || !strcmp(name, "cuda"); }
+
 static bool within(double value, double low, double high) { return isfinite(value) && value >= low && value <= high; }
 
 bpdq_status bpdq_check_quantize_options(const bpdq_quantize_options *options, bpdq_error *error) {
@@ -77,6 +79,11 @@ bpdq_status bpdq_check_quantize_options(const bpdq_quantize_options *options, bp
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "restarts: 0 to 3 are possible, and none without several starts");
   if (!within(options->device_memory, 0, 1e18))
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "device memory: %g bytes given, must be 0 (all) or more", options->device_memory);
+  if (options->backend && !backend_known(options->backend))
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "backend: '%s' is unknown, possible are cpu, vulkan and cuda", options->backend);
+  if (options->device < -1 || (options->device >= 0 && !options->backend))
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "device: %d given, must be the number of a device of a named backend, or -1",
+                     options->device);
   if (!bpdq_algebra_known(options->algebra))
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT,
                      "algebra: '%s' is unknown, possible are cpu, cuda, cuda:N and several of a kind joined by +, like cuda:0+cuda:1",

@@ -201,12 +201,18 @@ static bpdq_status move_rows(pass *p, bpdq_error *error) {
   return BPDQ_OK;
 }
 
+static void note_peak(host_streams *s) {
+  uint64_t current;
+  if (strcmp(s->forward.backend->info.backend, "cpu")) s->forward.backend->memory(s->forward.backend, &current, &s->base.peak_device_bytes);
+}
+
 static bpdq_status run_pass(pass *p, bpdq_error *error) {
   bpdq_clock clock = bpdq_clock_start(p->streams->algebra);
   BPDQ_TRY(make_programs(p, error));
   bpdq_clock_add(&clock, &p->streams->base.forward_seconds);
   bpdq_status status = move_rows(p, error);
   free_programs(p);
+  note_peak(p->streams);
   return status;
 }
 

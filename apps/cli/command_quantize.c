@@ -5,9 +5,9 @@
 #include "quantizing.h"
 
 typedef struct quantize_flags {
-  const char *calibration, *text_field;
+  const char *calibration, *text_field, *backend;
   int format;
-  int64_t samples, sequence_length, head_bits;
+  int64_t samples, sequence_length, head_bits, device;
   double bits;
   bool as_chat, resume, overwrite;
 } quantize_flags;
@@ -30,6 +30,10 @@ static const option options[] = {
      NULL},
     {0, "head-bits", OPTION_INTEGER, offsetof(quantize_flags, head_bits), "N", "planes for the head (default 0: it stays dense)", 0, 8,
      NULL},
+    {0, "backend", OPTION_TEXT, offsetof(quantize_flags, backend), "NAME",
+     "where the forward passes run: cpu, vulkan or cuda (default: with\n--algebra cuda on its devices, else cpu)", 0, 0, NULL},
+    {0, "device", OPTION_INTEGER, offsetof(quantize_flags, device), "N", "number of that backend's device, as `bpdq devices` lists it", 0,
+     1023, NULL},
     {0, "resume", OPTION_FLAG, offsetof(quantize_flags, resume), NULL, "go on with an interrupted run (DST.partial)", 0, 0, NULL},
     {0, "overwrite", OPTION_FLAG, offsetof(quantize_flags, overwrite), NULL, "replace DST where it exists", 0, 0, NULL},
 };
@@ -94,13 +98,14 @@ static int print_summary(const char *destination, const bpdq_quantize_summary *s
 
 static int run(const command *self, int argc, char **argv) {
   bpdq_quantize_options chosen = bpdq_quantize_default_options();
-  quantize_flags own = {.samples = chosen.samples, .sequence_length = chosen.sequence_length};
+  quantize_flags own = {.samples = chosen.samples, .sequence_length = chosen.sequence_length, .device = -1};
   quantizing_flags flags = quantizing_flags_default();
   void *bases[] = {&own, &flags, &flags};
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
   if (!quantizing_options(self, &flags, &chosen, &code)) return code;
+  if (own.device >= 0 && !own.backend) return options_wrong(self, "--device is of a backend: add --backend NAME");
   if (!own.calibration && chosen.method != BPDQ_METHOD_RTN) return options_wrong(self, "--calib FILE is missing");
   watcher watch = {.bar = progress_start("quantizing", flags.quiet), .table = !flags.quiet};
   cli_log log = {.quiet = flags.quiet};
@@ -110,6 +115,8 @@ static int run(const command *self, int argc, char **argv) {
   chosen.chat_template = own.as_chat;
   chosen.samples = own.samples;
   chosen.sequence_length = own.sequence_length;
+  chosen.backend = own.backend;
+  chosen.device = (int)own.device;
   chosen.bits = own.bits;
   chosen.head_bits = (int)own.head_bits;
   chosen.resume = own.resume;
@@ -137,11 +144,16 @@ const command command_quantize = {
     .tables = {&table, &quantizing_flag_table, &recipe_flag_table},
     .details =
         "SRC is a Hugging Face folder; DST appears complete or not at all. A line per layer goes to stderr: its objective relative to\n"
-        "round to nearest and to GPTQ (with --compare-gptq). An interrupted run keeps its finished blocks for --resume.",
+        "round to nearest and to GPTQ (with --compare-gptq). An interrupted run keeps its finished blocks for --resume.\n\n"
+        "The calibration text passes through the model twice, dense and quantized so far. A --backend for that changes the result in the\n"
+        "last digits, so none is chosen by itself and BPDQ_BACKEND is not asked. --algebra cuda keeps the activations on its device "
+        "unless\n"
+        "a backend is named; else they are in host memory, or in a file in DST.partial where that is short.",
     .examples =
         "bpdq quantize Qwen2.5-7B Qwen2.5-7B-k2 --planes 2 --group 64 --calib c4.txt\n"
         "bpdq quantize Qwen2.5-7B Qwen2.5-7B-2.5 --bits 2.5 --group 128 --calib c4.jsonl --samples 256 --seqlen 2048\n"
         "bpdq quantize Qwen2.5-72B Qwen2.5-72B-k2 --planes 2 --group 256 --calib c4.txt --devices 0,1\n"
+        "bpdq quantize Llama-3.2-1B Llama-3.2-1B-k2 --planes 2 --group 64 --calib c4.txt --backend vulkan\n"
         "bpdq quantize Qwen2.5-7B Qwen2.5-7B-gptq --method gptq --calib c4.txt --json",
     .run = run,
 };

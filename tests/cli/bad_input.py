@@ -168,6 +168,8 @@ def quantizing(checks, folder):
     checks.failure(bpdq("quantize", CHECKPOINT, folder / "q", "--calib", text, "-q"), "quantized already")
     checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", text, "--devices", "1023", "-q"), "algebra")
     checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", text, "--algebra", "cuda:0+cpu", "-q"), "cuda:0+cpu")
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", text, "--backend", "metal", "-q"), "metal")
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", text, "--backend", "cpu", "--device", "7", "-q"), "device 7")
     checks.failure(bpdq("quantize-layer", folder / "missing", folder / "l"), "missing")
     checks.failure(bpdq("quantize-layer", layer, folder / "plain" / "l", "--method", "rtn"), "plain")
     checks.failure(bpdq("quantize-layer", MODEL / "model.safetensors", folder / "l", "--method", "rtn"), "W")

@@ -70,6 +70,7 @@ WRONG = [
     (["quantize", MODEL, "dst", "--calib", "x", "--devices", "0", "--algebra", "cuda"], ["--devices", "--algebra"]),
     (["quantize", MODEL, "dst", "--calib", "x", "--device-memory", "24"], ["--device-memory", "CUDA", "--devices"]),
     (["quantize", MODEL, "dst", "--calib", "x", "--devices", "0", "--device-memory=-1"], ["--device-memory"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--device", "0"], ["--device", "--backend"]),
     (["quantize-layer", "in"], ["OUT.safetensors is missing"]),
     (["quantize-layer", "in", "out", "--devices", ""], ["--devices", "0,1"]),
     (["quantize-layer", "in", "out", "--devices", "0,"], ["--devices", "'0,'"]),

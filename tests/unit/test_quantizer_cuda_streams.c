@@ -8,55 +8,10 @@
 #include <cmocka.h>
 #include <math.h>
 
-#include "layers.h"
-#include "quantizer/capture.h"
+#include "tiny_model.h"
 
 /* What is compared with the CPU: an argument names another one, such as cuda:1. */
 static const char *other_algebra = "cuda";
-
-typedef struct tiny_model {
-  const char *what;
-  int64_t hidden, middle, heads, kv_heads, head_dim, windows, length;
-  bool bias, qk_norm, dense_target, residual_target;
-  uint64_t memory_limit; /* of the device; so little that streams are in a file of the host and inputs are computed again */
-  double tolerance;      /* of the Frobenius norm of the difference, relative to the CPU's; products are TF32 on the device */
-} tiny_model;
-
-enum { TINY_VOCAB = 50, TINY_BLOCKS = 2 };
-
-static float *random_matrix(int64_t rows, int64_t columns, float scale, float offset, uint64_t *seed) {
-  float *values = malloc((size_t)(rows * columns) * sizeof *values);
-  assert_non_null(values);
-  for (int64_t i = 0; i < rows * columns; i++) values[i] = offset + scale * random_value(seed);
-  return values;
-}
-
-static bpdq_block random_block(const tiny_model *m, uint64_t *seed) {
-  int64_t q = m->heads * m->head_dim, k = m->kv_heads * m->head_dim;
-  const int64_t shapes[BPDQ_LINEARS][2] = {{q, m->hidden},         {k, m->hidden},         {k, m->hidden},        {m->hidden, q},
-                                           {m->middle, m->hidden}, {m->middle, m->hidden}, {m->hidden, m->middle}};
-  bpdq_block block = {.attention_norm = random_matrix(1, m->hidden, 0.3f, 1, seed), .mlp_norm = random_matrix(1, m->hidden, 0.3f, 1, seed)};
-  if (m->qk_norm) block.q_norm = random_matrix(1, m->head_dim, 0.3f, 1, seed);
-  if (m->qk_norm) block.k_norm = random_matrix(1, m->head_dim, 0.3f, 1, seed);
-  for (int i = 0; i < BPDQ_LINEARS; i++) {
-    int64_t n = shapes[i][0], columns = shapes[i][1];
-    block.linears[i] = (bpdq_block_linear){.name = "test", .rows = n, .columns = columns};
-    block.linears[i].weight = random_matrix(n, columns, 2 / sqrtf((float)columns), 0, seed);
-    if (m->bias) block.linears[i].bias = random_matrix(1, n, 0.5f, 0, seed);
-  }
-  return block;
-}
-
-/* Frobenius norm of the difference over that of `expected`. */
-static double relative_error(const float *values, const float *expected, int64_t count) {
-  double difference = 0, norm = 0;
-  for (int64_t i = 0; i < count; i++) {
-    double d = (double)values[i] - (double)expected[i];
-    difference += d * d;
-    norm += (double)expected[i] * (double)expected[i];
-  }
-  return norm > 0 ? sqrt(difference / norm) : sqrt(difference);
-}
 
 /* Both back ends side by side: [0] the CPU's, [1] CUDA's. */
 typedef struct pair {
@@ -124,12 +79,7 @@ static void compare_stage(pair *p, bpdq_stage stage, const float *norm) {
 /* A whole block, stage by stage with its statistics, or moved through as a resumed run does. */
 static void compare_block(pair *p, bool replay, uint64_t *seed) {
   p->dense = random_block(p->model, seed);
-  p->quantized = random_block(p->model, seed);
-  for (int i = 0; i < BPDQ_LINEARS; i++) { /* the dense weights with some noise */
-    bpdq_block_linear *q = &p->quantized.linears[i], *d = &p->dense.linears[i];
-    for (int64_t j = 0; j < q->rows * q->columns; j++) q->weight[j] = d->weight[j] + 0.2f * q->weight[j];
-    if (q->bias) memcpy(q->bias, d->bias, (size_t)q->rows * sizeof(float));
-  }
+  p->quantized = changed_block(p->model, &p->dense, seed);
   for (bpdq_stage stage = 0; stage < BPDQ_STAGES && !replay; stage++) compare_stage(p, stage, NULL);
   for (int i = 0; i < 2; i++) {
     bpdq_streams *s = p->streams[i];
@@ -160,27 +110,13 @@ static void streams_agree(void **unused) {
   for (size_t i = 0; i < sizeof MODELS / sizeof *MODELS; i++) {
     const tiny_model *m = &MODELS[i];
     uint64_t seed = 11 + i;
-    float *embedding = random_matrix(TINY_VOCAB, m->hidden, 1, 0, &seed), *norm = random_matrix(1, m->hidden, 0.3f, 1, &seed);
-    bpdq_stored_tensor tensor = {.name = "embedding", .type = BPDQ_STORED_F32, .dimensions = 2, .data = (const uint8_t *)embedding};
-    tensor.shape[0] = TINY_VOCAB;
-    tensor.shape[1] = m->hidden;
-    bpdq_checkpoint checkpoint = {.embedding = &tensor};
-    checkpoint.config = (bpdq_config){.vocab_size = TINY_VOCAB,
-                                      .hidden_size = m->hidden,
-                                      .intermediate_size = m->middle,
-                                      .heads = m->heads,
-                                      .kv_heads = m->kv_heads,
-                                      .head_dim = m->head_dim,
-                                      .context_length = 1024,
-                                      .norm_epsilon = 1e-6,
-                                      .rope = {.theta = 10000, .factor = 1}};
-    bpdq_calibration calibration = {calloc((size_t)(m->windows * m->length), sizeof(int32_t)), m->windows, m->length};
-    assert_non_null(calibration.ids);
-    for (int64_t t = 0; t < m->windows * m->length; t++) calibration.ids[t] = (int32_t)((random_value(&seed) + 1) * TINY_VOCAB / 2);
+    tiny_checkpoint tiny;
+    make_tiny_checkpoint(m, &seed, &tiny);
+    float *norm = random_matrix(1, m->hidden, 0.3f, 1, &seed);
     pair p = {.model = m, .algebras = {make("cpu"), make(other_algebra)}};
     if (m->memory_limit && p.algebras[1]->limit_memory) p.algebras[1]->limit_memory(p.algebras[1], m->memory_limit);
-    bpdq_streams_desc desc = {.checkpoint = &checkpoint,
-                              .calibration = &calibration,
+    bpdq_streams_desc desc = {.checkpoint = &tiny.checkpoint,
+                              .calibration = &tiny.calibration,
                               .dense_target = m->dense_target,
                               .residual_target = m->residual_target,
                               .threads = 2,
@@ -198,8 +134,7 @@ static void streams_agree(void **unused) {
       p.algebras[j]->destroy(p.algebras[j]);
     }
     failed = failed || p.failed;
-    free(calibration.ids);
-    free(embedding);
+    free_tiny_checkpoint(&tiny);
     free(norm);
   }
   assert_false(failed);
