@@ -86,7 +86,7 @@ static bpdq_status time_reads(cuda_backend *backend, const void *data, uint64_t 
   for (int i = 0; i < 6 && result == cudaSuccess; i++) {
     float milliseconds = 0;
     cudaEventRecord(begin, stream);
-    result = bpdq_cuda_read(stream, data, bytes, backend->queue.multiprocessors, backend->staging.flags);
+    result = bpdq_cuda_read(stream, data, bytes, backend->queue.multiprocessors, backend->staging.word);
     cudaEventRecord(end, stream);
     if (result == cudaSuccess) result = cudaEventSynchronize(end);
     if (result == cudaSuccess) result = cudaEventElapsedTime(&milliseconds, begin, end);
@@ -115,7 +115,7 @@ static bpdq_status measure_bandwidth(bpdq_backend *base, double *bytes_per_secon
 
 /* Lets one kernel run: a build without code for this device says so here and not in the middle of a token. */
 static bpdq_status try_kernel(cuda_backend *backend, bpdq_error *error) {
-  cudaError_t result = bpdq_cuda_fill_f32(backend->staging.stream, (float *)backend->staging.flags, 1, 0);
+  cudaError_t result = bpdq_cuda_fill_f32(backend->staging.stream, (float *)backend->staging.word, 1, 0);
   if (result == cudaSuccess) result = cudaStreamSynchronize(backend->staging.stream);
   return cuda_check(result, error, "running a first kernel (is this build made for the device?)");
 }

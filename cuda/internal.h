@@ -4,8 +4,8 @@
 #define BPDQ_CUDA_INTERNAL_H
 
 #include "backend/backend.h"
+#include "backend/staging.h"
 #include "core/platform.h"
-#include "core/threads.h"
 #include "kernels.h"
 #include "layout.h"
 
@@ -21,11 +21,9 @@ typedef struct cuda_slot {
 typedef struct cuda_staging {
   cuda_slot slots[STAGING_SLOTS];
   int next;
-  uint64_t charged;     /* device bytes accounted for the slots; 0 while they are not allocated */
-  cudaStream_t stream;  /* all uploads */
-  uint32_t *flags;      /* device: [0] bit 0 = a coefficient is not finite, [1] largest magnitude's bits */
-  uint32_t *host_flags; /* pinned copy */
-  cudaEvent_t flags_here;
+  uint64_t charged;    /* device bytes accounted for the slots; 0 while they are not allocated */
+  cudaStream_t stream; /* all uploads */
+  uint32_t *word;      /* device: what a first kernel and the measurement of bandwidth write */
 } cuda_staging;
 
 typedef struct cuda_backend {
@@ -100,9 +98,11 @@ bpdq_status cuda_check(cudaError_t result, bpdq_error *error, const char *doing)
 
 bpdq_status cuda_staging_create(cuda_backend *backend, bpdq_error *error);
 void cuda_staging_destroy(cuda_backend *backend);
-/* Copies `rows` rows of `row_bytes` from host memory, `pitch` bytes apart, into the next free slot, packed, and puts the transfer on the
- * upload stream. *device is the slot's device memory; call cuda_staging_done once the kernels that read it are on the stream. */
-bpdq_status cuda_stage(cuda_backend *backend, const void *source, size_t rows, size_t row_bytes, size_t pitch, void **device,
+/* The next slot of the ring, once its last use is over. Put transfers from slot->host and kernels that read slot->device on the upload
+ * stream, then call cuda_staging_done. */
+bpdq_status cuda_staging_next(cuda_backend *backend, cuda_slot **slot, bpdq_error *error);
+/* The same with `rows` rows of `row_bytes`, `pitch` bytes apart in host memory, packed into the slot and on their way to the device. */
+bpdq_status cuda_stage(cuda_backend *backend, const void *source, size_t rows, size_t row_bytes, size_t pitch, cuda_slot **slot,
                        bpdq_error *error);
 bpdq_status cuda_staging_done(cuda_backend *backend, bpdq_error *error);
 /* Waits for all uploads and gives the slots' device memory back. */

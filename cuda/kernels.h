@@ -196,11 +196,9 @@ cudaError_t bpdq_cuda_top_k_launch(const bpdq_cuda_queue *queue, const bpdq_cuda
 /* Puts the words of `words` [t_count * planes, n_count] (word rows t_first.., rows n_first.. of the weight) into place. */
 cudaError_t bpdq_cuda_repack_words(cudaStream_t stream, const uint32_t *words, int64_t t_first, int64_t t_count, int64_t n_first,
                                    int64_t n_count, const bpdq_cuda_planes *planes);
-/* The same for coefficients [group_count * (planes + 1), n_count] of `type`; *flags gets bit 0 where one is not finite. *largest becomes
- * the largest magnitude's bits (atomic maximum). */
+/* The same for coefficients [group_count * (planes + 1), n_count] of `type`. */
 cudaError_t bpdq_cuda_repack_coefficients(cudaStream_t stream, const void *source, int type, int64_t group_first, int64_t group_count,
-                                          int64_t n_first, int64_t n_count, const bpdq_cuda_planes *planes, uint32_t *flags,
-                                          uint32_t *largest);
+                                          int64_t n_first, int64_t n_count, const bpdq_cuda_planes *planes);
 /* Rows of a dense matrix of `type`, `columns` wide, to dense rows n_first.. (type conversion, padding, or 8 bits). */
 cudaError_t bpdq_cuda_repack_dense(cudaStream_t stream, const void *source, int type, int64_t n_first, int64_t n_count,
                                    const bpdq_cuda_dense *dense);

@@ -120,9 +120,9 @@ static bpdq_status upload_words(cuda_backend *backend, const bpdq_weight_desc *d
     for (int64_t n = 0; n < part->rows; n += n_step) {
       int64_t n_count = part->rows - n < n_step ? part->rows - n : n_step;
       const char *source = (const char *)part->data + (t * planes * part->rows + n) * 4;
-      void *device;
-      BPDQ_TRY(cuda_stage(backend, source, (size_t)(t_count * planes), (size_t)n_count * 4, (size_t)part->rows * 4, &device, error));
-      cudaError_t result = bpdq_cuda_repack_words(backend->staging.stream, device, t, t_count, n_first + n, n_count, &w->planes);
+      cuda_slot *slot;
+      BPDQ_TRY(cuda_stage(backend, source, (size_t)(t_count * planes), (size_t)n_count * 4, (size_t)part->rows * 4, &slot, error));
+      cudaError_t result = bpdq_cuda_repack_words(backend->staging.stream, slot->device, t, t_count, n_first + n, n_count, &w->planes);
       BPDQ_TRY(cuda_check(result, error, "repacking planes"));
       BPDQ_TRY(cuda_staging_done(backend, error));
     }
@@ -144,11 +144,10 @@ static bpdq_status upload_coefficients(cuda_backend *backend, const bpdq_weight_
     for (int64_t n = 0; n < part->rows; n += n_step) {
       int64_t n_count = part->rows - n < n_step ? part->rows - n : n_step;
       const char *source = (const char *)part->coefficients + (group * slots * part->rows + n) * size;
-      void *device;
-      BPDQ_TRY(cuda_stage(backend, source, (size_t)(count * slots), (size_t)(n_count * size), (size_t)(part->rows * size), &device, error));
-      cudaError_t result =
-          bpdq_cuda_repack_coefficients(backend->staging.stream, device, dtype_of(part->coefficient_dtype), group, count, n_first + n,
-                                        n_count, &w->planes, backend->staging.flags, backend->staging.flags + 1);
+      cuda_slot *slot;
+      BPDQ_TRY(cuda_stage(backend, source, (size_t)(count * slots), (size_t)(n_count * size), (size_t)(part->rows * size), &slot, error));
+      cudaError_t result = bpdq_cuda_repack_coefficients(backend->staging.stream, slot->device, dtype_of(part->coefficient_dtype), group,
+                                                         count, n_first + n, n_count, &w->planes);
       BPDQ_TRY(cuda_check(result, error, "repacking coefficients"));
       BPDQ_TRY(cuda_staging_done(backend, error));
     }
@@ -156,22 +155,16 @@ static bpdq_status upload_coefficients(cuda_backend *backend, const bpdq_weight_
   return BPDQ_OK;
 }
 
-/* Coefficients go first: their verdict comes back while the planes are on their way. */
 static bpdq_status upload_planes(cuda_backend *backend, const bpdq_weight_desc *desc, bpdq_weight *w, bpdq_error *error) {
-  cuda_staging *s = &backend->staging;
-  BPDQ_TRY(cuda_check(cudaMemsetAsync(w->memory, 0, w->bytes, s->stream), error, "clearing a weight"));
-  BPDQ_TRY(cuda_check(cudaMemsetAsync(s->flags, 0, 8, s->stream), error, "clearing flags"));
+  float largest = 0;
+  BPDQ_TRY(bpdq_check_coefficients(backend->pool, desc, &largest, error));
+  w->planes.half_scale = half_scale_for(largest);
+  BPDQ_TRY(cuda_check(cudaMemsetAsync(w->memory, 0, w->bytes, backend->staging.stream), error, "clearing a weight"));
   int64_t n = 0;
-  for (int i = 0; i < desc->part_count; n += desc->parts[i++].rows)
+  for (int i = 0; i < desc->part_count; n += desc->parts[i++].rows) {
     BPDQ_TRY(upload_coefficients(backend, desc, w, n, &desc->parts[i], error));
-  BPDQ_TRY(cuda_check(cudaMemcpyAsync(s->host_flags, s->flags, 8, cudaMemcpyDeviceToHost, s->stream), error, "reading flags"));
-  BPDQ_TRY(cuda_check(cudaEventRecord(s->flags_here, s->stream), error, "recording an event"));
-  n = 0;
-  for (int i = 0; i < desc->part_count; n += desc->parts[i++].rows) BPDQ_TRY(upload_words(backend, desc, w, n, &desc->parts[i], error));
-  BPDQ_TRY(cuda_check(cudaEventSynchronize(s->flags_here), error, "checking coefficients"));
-  if (s->host_flags[0])
-    return bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s: a coefficient is not finite: the checkpoint is damaged", desc->name);
-  w->planes.half_scale = half_scale_for(bpdq_float_from_bits(s->host_flags[1]));
+    BPDQ_TRY(upload_words(backend, desc, w, n, &desc->parts[i], error));
+  }
   return BPDQ_OK;
 }
 
@@ -185,10 +178,10 @@ static bpdq_status upload_dense(cuda_backend *backend, const bpdq_weight_desc *d
     if (step < 1) return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "%s: rows of %lld bytes are too long", desc->name, (long long)row_bytes);
     for (int64_t n = 0; n < part->rows; n += step) {
       int64_t count = part->rows - n < step ? part->rows - n : step;
-      void *device;
-      BPDQ_TRY(cuda_stage(backend, (const char *)part->data + n * row_bytes, (size_t)count, (size_t)row_bytes, (size_t)row_bytes, &device,
-                          error));
-      cudaError_t result = bpdq_cuda_repack_dense(stream, device, dtype_of(part->dtype), n_first + n, count, &w->dense);
+      cuda_slot *slot;
+      BPDQ_TRY(
+          cuda_stage(backend, (const char *)part->data + n * row_bytes, (size_t)count, (size_t)row_bytes, (size_t)row_bytes, &slot, error));
+      cudaError_t result = bpdq_cuda_repack_dense(stream, slot->device, dtype_of(part->dtype), n_first + n, count, &w->dense);
       BPDQ_TRY(cuda_check(result, error, "repacking a matrix"));
       BPDQ_TRY(cuda_staging_done(backend, error));
     }
@@ -197,27 +190,33 @@ static bpdq_status upload_dense(cuda_backend *backend, const bpdq_weight_desc *d
   return BPDQ_OK;
 }
 
+static void to_floats(const bpdq_weight_part *part, int64_t first, int64_t count, float *values) {
+  const char *source = (const char *)part->data + first * (int64_t)bpdq_dtype_size(part->dtype);
+  if (part->dtype == BPDQ_F32) memcpy(values, source, (size_t)count * 4);
+  for (int64_t i = 0; i < count && part->dtype != BPDQ_F32; i++) {
+    uint16_t bits;
+    memcpy(&bits, source + i * 2, 2);
+    values[i] = part->dtype == BPDQ_F16 ? bpdq_f16_to_float(bits) : bpdq_bf16_to_float(bits);
+  }
+}
+
 static bpdq_status upload_vector(cuda_backend *backend, const bpdq_weight_desc *desc, const bpdq_weight *w, bpdq_error *error) {
-  float *values = bpdq_alloc_array((size_t)w->rows, sizeof *values);
-  if (!values) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of host memory", desc->name);
-  int64_t at = 0;
+  const int64_t step = (int64_t)(STAGING_SLOT_BYTES / sizeof(float));
+  float *target = w->memory;
   for (int i = 0; i < desc->part_count; i++) {
     const bpdq_weight_part *part = &desc->parts[i];
-    const char *source = part->data;
-    for (int64_t n = 0; n < part->rows; n++, at++) {
-      uint16_t bits = 0;
-      if (part->dtype == BPDQ_F32) {
-        memcpy(&values[at], source + n * 4, 4);
-        continue;
-      }
-      memcpy(&bits, source + n * 2, 2);
-      values[at] = part->dtype == BPDQ_F16 ? bpdq_f16_to_float(bits) : bpdq_bf16_to_float(bits);
+    for (int64_t n = 0; n < part->rows; n += step) {
+      int64_t count = part->rows - n < step ? part->rows - n : step;
+      cuda_slot *slot;
+      BPDQ_TRY(cuda_staging_next(backend, &slot, error));
+      to_floats(part, n, count, slot->host);
+      cudaError_t result = cudaMemcpyAsync(target, slot->host, (size_t)count * 4, cudaMemcpyHostToDevice, backend->staging.stream);
+      BPDQ_TRY(cuda_check(result, error, "uploading a vector"));
+      BPDQ_TRY(cuda_staging_done(backend, error));
+      target += count;
     }
   }
-  cudaError_t result = cudaMemcpyAsync(w->memory, values, (size_t)w->rows * 4, cudaMemcpyHostToDevice, backend->staging.stream);
-  if (result == cudaSuccess) result = cudaStreamSynchronize(backend->staging.stream);
-  free(values);
-  return cuda_check(result, error, "uploading a vector");
+  return BPDQ_OK;
 }
 
 bpdq_status cuda_weight_create(bpdq_backend *base, const bpdq_weight_desc *desc, bpdq_weight **weight, bpdq_error *error) {

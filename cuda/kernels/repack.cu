@@ -49,29 +49,19 @@ __device__ static void store_number(void *target, int type, int64_t index, float
 
 __global__ void __launch_bounds__(THREADS)
     repack_coefficients_kernel(const void *source, int type, int64_t group_first, int64_t group_count, int64_t n_first, int64_t n_count,
-                               bpdq_cuda_planes planes, void *target, uint32_t *flags, uint32_t *largest) {
-  int64_t index = (int64_t)blockIdx.x * THREADS + threadIdx.x, total = group_count * (planes.planes + 1) * n_count;
-  float value = 0;
-  if (index < total) {
-    int64_t n = index % n_count, slot = index / n_count % (planes.planes + 1), group = index / n_count / (planes.planes + 1);
-    value = load_number(source, type, index);
-    if (!isfinite(value)) {
-      atomicOr(flags, 1u);
-      value = 0;
-    }
-    int64_t to = bpdq_cuda_coefficient(n_first + n, group_first + group, (int)slot, planes.planes, planes.groups);
-    store_number(target, planes.coefficient_type, to, value);
-  }
-  float magnitude = warp_max(fabsf(value));
-  if ((threadIdx.x & 31) == 0) atomicMax(largest, __float_as_uint(magnitude));
+                               bpdq_cuda_planes planes, void *target) {
+  int64_t index = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+  if (index >= group_count * (planes.planes + 1) * n_count) return;
+  int64_t n = index % n_count, slot = index / n_count % (planes.planes + 1), group = index / n_count / (planes.planes + 1);
+  int64_t to = bpdq_cuda_coefficient(n_first + n, group_first + group, (int)slot, planes.planes, planes.groups);
+  store_number(target, planes.coefficient_type, to, load_number(source, type, index));
 }
 
 cudaError_t bpdq_cuda_repack_coefficients(cudaStream_t stream, const void *source, int type, int64_t group_first, int64_t group_count,
-                                          int64_t n_first, int64_t n_count, const bpdq_cuda_planes *planes, uint32_t *flags,
-                                          uint32_t *largest) {
+                                          int64_t n_first, int64_t n_count, const bpdq_cuda_planes *planes) {
   int64_t total = group_count * (planes->planes + 1) * n_count;
   repack_coefficients_kernel<<<blocks_for(total, THREADS), THREADS, 0, stream>>>(source, type, group_first, group_count, n_first, n_count,
-                                                                                 *planes, (void *)planes->coefficients, flags, largest);
+                                                                                 *planes, (void *)planes->coefficients);
   return cudaGetLastError();
 }
 
