@@ -146,15 +146,17 @@ static void check_product(suite *s, const char *name, const attention_case *c, c
   free(exact);
 }
 
-/* max_tokens: of the program; 0 is a size that prefills suit. */
-static void run_attention(suite *s, const attention_case *c, uint64_t seed, int64_t max_tokens) {
-  char name[200];
-  snprintf(name, sizeof name, "attention heads=%lld/%lld dim=%lld history=%lld tokens=%lld sequences=%lld %s%s%s", (long long)c->heads,
-           (long long)c->kv_heads, (long long)c->head_dim, (long long)c->history, (long long)c->tokens, (long long)c->sequences,
+/* max_tokens: of the program; 0 is a size that prefills suit. Other activations than f32 allow queries of 16 bits. */
+static void run_attention(suite *s, const attention_case *c, uint64_t seed, int64_t max_tokens, bpdq_activations activations) {
+  char name[200], limit[40] = "";
+  if (max_tokens) snprintf(limit, sizeof limit, " program of %lld", (long long)max_tokens);
+  snprintf(name, sizeof name, "attention heads=%lld/%lld dim=%lld history=%lld tokens=%lld sequences=%lld %s%s act=%d%s",
+           (long long)c->heads, (long long)c->kv_heads, (long long)c->head_dim, (long long)c->history, (long long)c->tokens,
+           (long long)c->sequences,
            c->kv_type == BPDQ_KV_F32   ? "f32"
            : c->kv_type == BPDQ_KV_F16 ? "f16"
                                        : "q8",
-           c->norms ? " norms" : "", max_tokens ? " program of one row" : "");
+           c->norms ? " norms" : "", (int)activations, limit);
   if (!suite_wants(s, name)) return;
   attention_data d = make_data(c, seed);
   if (!max_tokens) max_tokens = c->sequences * c->tokens > 64 ? c->sequences * c->tokens : 64;
@@ -178,7 +180,7 @@ static void run_attention(suite *s, const attention_case *c, uint64_t seed, int6
   ops[0].rope_cache = (bpdq_op_rope_cache){0, 2, 3, 4, c->heads, c->kv_heads, c->head_dim, c->context, q_norm, k_norm, 1e-6f};
   ops[1].attention = (bpdq_op_attention){0, 1, 3, 4, c->heads, c->kv_heads, c->head_dim, c->context, scale};
   bool single = max_tokens == 1;
-  bpdq_program program = {ops, single ? 3 : 2, max_tokens, single ? BPDQ_ACTIVATIONS_8 : BPDQ_ACTIVATIONS_F32};
+  bpdq_program program = {ops, single ? 3 : 2, max_tokens, activations};
   suite_run run;
   if (weight && suite_start(s, name, tensors, images, 6, &program, &run)) {
     if (feed_history(s, name, c, &d, &run, max_tokens)) {
@@ -204,6 +206,25 @@ static bool keeps_f32(const suite *s) {
   return kept;
 }
 
+/* Backends may give many rows a kernel of their own: tiles that end within a sequence, heads of every size, deep and fresh caches. */
+static void many_rows(suite *s) {
+  static const attention_case cases[] = {{14, 2, 64, 200, 1, 0, 150, BPDQ_KV_F16, false}, {4, 4, 80, 150, 1, 70, 70, BPDQ_KV_F16, true},
+                                         {6, 2, 96, 170, 1, 100, 65, BPDQ_KV_Q8, false},  {28, 4, 128, 120, 1, 0, 100, BPDQ_KV_F16, false},
+                                         {8, 8, 128, 300, 1, 257, 33, BPDQ_KV_Q8, false}, {2, 1, 256, 150, 1, 64, 65, BPDQ_KV_F16, false},
+                                         {4, 2, 72, 100, 1, 17, 64, BPDQ_KV_F16, false},  {6, 2, 128, 200, 3, 90, 37, BPDQ_KV_F16, false},
+                                         {10, 2, 64, 90, 7, 63, 9, BPDQ_KV_Q8, true},     {12, 1, 32, 70, 20, 48, 1, BPDQ_KV_F16, false},
+                                         {40, 1, 64, 60, 1, 20, 18, BPDQ_KV_F16, false},  {72, 1, 32, 60, 1, 20, 18, BPDQ_KV_Q8, false},
+                                         {64, 1, 16, 260, 1, 250, 5, BPDQ_KV_F16, false}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    if (s->quick && i % 2) continue;
+    run_attention(s, &cases[i], 1000 + i, SUITE_MAX_TOKENS, BPDQ_ACTIVATIONS_F32);
+    run_attention(s, &cases[i], 1000 + i, SUITE_MAX_TOKENS, BPDQ_ACTIVATIONS_16);
+    run_attention(s, &cases[i], 1000 + i, 0, BPDQ_ACTIVATIONS_8);
+  }
+  static const attention_case few = {8, 2, 64, 150, 2, 120, 4, BPDQ_KV_F16, false};
+  run_attention(s, &few, 990, 8, BPDQ_ACTIVATIONS_16);
+}
+
 void suite_attention(suite *s) {
   suite_section(s, "rope and attention");
   static const attention_case cases[] = {{4, 4, 32, 40, 1, 0, 1, BPDQ_KV_F16, false},     {6, 2, 64, 64, 1, 0, 13, BPDQ_KV_F16, false},
@@ -212,23 +233,25 @@ void suite_attention(suite *s) {
                                          {4, 2, 64, 200, 1, 130, 33, BPDQ_KV_Q8, true},   {4, 2, 64, 70, 5, 60, 1, BPDQ_KV_F16, false},
                                          {12, 3, 96, 90, 3, 40, 4, BPDQ_KV_F16, false},   {28, 4, 128, 40, 8, 31, 1, BPDQ_KV_Q8, false},
                                          {2, 1, 80, 64, 1, 33, 2, BPDQ_KV_F16, false},    {2, 2, 256, 64, 1, 20, 3, BPDQ_KV_F16, false}};
-  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_attention(s, &cases[i], 700 + i, 0);
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_attention(s, &cases[i], 700 + i, 0, BPDQ_ACTIVATIONS_F32);
   /* Backends may decode one token in another way. */
   static const attention_case single[] = {{4, 4, 32, 40, 1, 5, 1, BPDQ_KV_F16, false},    {8, 2, 64, 150, 1, 140, 1, BPDQ_KV_F16, true},
                                           {28, 4, 128, 300, 1, 0, 1, BPDQ_KV_F16, false}, {28, 4, 128, 300, 1, 63, 1, BPDQ_KV_Q8, true},
                                           {3, 1, 96, 64, 1, 40, 1, BPDQ_KV_F16, true},    {4, 2, 256, 300, 1, 200, 1, BPDQ_KV_Q8, false}};
-  for (size_t i = 0; i < sizeof single / sizeof *single; i++) run_attention(s, &single[i], 900 + i, 1);
+  for (size_t i = 0; i < sizeof single / sizeof *single; i++) run_attention(s, &single[i], 900 + i, 1, BPDQ_ACTIVATIONS_8);
+  many_rows(s);
   static const attention_case exact[] = {{4, 4, 32, 40, 1, 0, 1, BPDQ_KV_F32, false},
                                          {7, 1, 64, 128, 1, 100, 9, BPDQ_KV_F32, true},
                                          {2, 1, 80, 64, 1, 33, 2, BPDQ_KV_F32, false},
                                          {12, 3, 12, 90, 3, 40, 4, BPDQ_KV_F32, false},
                                          {4, 2, 128, 700, 1, 600, 70, BPDQ_KV_F32, false}};
-  for (size_t i = 0; i < sizeof exact / sizeof *exact && keeps_f32(s); i++) run_attention(s, &exact[i], 960 + i, 0);
+  for (size_t i = 0; i < sizeof exact / sizeof *exact && keeps_f32(s); i++) run_attention(s, &exact[i], 960 + i, 0, BPDQ_ACTIVATIONS_F32);
   if (s->quick) return;
   static const attention_case long_cases[] = {{8, 2, 128, 5000, 1, 4500, 1, BPDQ_KV_F16, false},
                                               {8, 2, 128, 5000, 1, 4400, 3, BPDQ_KV_Q8, false},
                                               {4, 1, 64, 3000, 1, 2000, 300, BPDQ_KV_F16, false}};
-  for (size_t i = 0; i < sizeof long_cases / sizeof *long_cases; i++) run_attention(s, &long_cases[i], 800 + i, 0);
+  for (size_t i = 0; i < sizeof long_cases / sizeof *long_cases; i++)
+    run_attention(s, &long_cases[i], 800 + i, 0, i ? BPDQ_ACTIVATIONS_16 : BPDQ_ACTIVATIONS_F32);
   static const attention_case long_single = {28, 4, 128, 1300, 1, 1200, 1, BPDQ_KV_F16, false};
-  run_attention(s, &long_single, 950, 1);
+  run_attention(s, &long_single, 950, 1, BPDQ_ACTIVATIONS_8);
 }

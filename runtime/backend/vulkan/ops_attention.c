@@ -10,6 +10,14 @@
 #define SPLIT_POSITIONS 64         /* what a work group takes at a time */
 #define CPU_SPLIT_POSITIONS 512
 #define MAX_SPLITS 64 /* attention.comp merges no more */
+#define TILE_THREADS 128
+#define TILE_UNITS 16 /* of 8 dimensions, and rows, of attention_tile.comp on cooperative matrices */
+#define TILE_MATRIX_ROWS 64
+#define TILE_PLAIN_ROWS 32 /* at most, halved down to the next where shared memory is short */
+#define TILE_PLAIN_LEAST_ROWS 8
+#define TILE_PLAIN_POSITIONS 32
+#define TILE_GROUPS 256 /* tiles are smaller where there would be fewer work groups, too few to fill a large device */
+#define LOG2_E 1.44269504088896341f
 
 /* The shape that both operations share. */
 static bpdq_status check_shape(const vulkan_builder *builder, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t context,
@@ -157,8 +165,59 @@ static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op_attentio
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
 }
 
+/* ---- many rows ---- */
+
+/* Rows of attention_tile.comp, or 0 where it does not suit; *matrix: on cooperative matrices, which round the queries to f16. */
+static uint32_t tile_rows(const vulkan_builder *builder, const bpdq_op_attention *op, const attention_plan *plan, bool *matrix) {
+  const vulkan_context *context = &builder->vulkan->context;
+  uint32_t group = (uint32_t)(op->heads / op->kv_heads), units = (uint32_t)op->head_dim / 8;
+  *matrix = false;
+  if (plan->qkv->desc.columns % 4 || plan->output->desc.columns % 4 || context->limits.group_threads < TILE_THREADS) return 0;
+  if (builder->program->activations != BPDQ_ACTIVATIONS_F32 && context->features.cooperative_matrix && context->features.subgroup &&
+      units % 2 == 0 && units <= TILE_UNITS && group <= TILE_MATRIX_ROWS) {
+    *matrix = true;
+    return TILE_MATRIX_ROWS;
+  }
+  for (uint32_t rows = TILE_PLAIN_ROWS; rows >= TILE_PLAIN_LEAST_ROWS && rows >= group; rows /= 2)
+    if (rows * (units * 32 + (TILE_PLAIN_POSITIONS + 2) * 4) + TILE_PLAIN_POSITIONS * (units + 1) * 16 <= context->limits.shared_bytes)
+      return rows;
+  return 0;
+}
+
+static bpdq_status add_tile(vulkan_builder *builder, const bpdq_op_attention *op, const attention_plan *plan, uint32_t rows, bool matrix,
+                            bpdq_error *error) {
+  const vulkan_context *context = &builder->vulkan->context;
+  uint32_t group = (uint32_t)(op->heads / op->kv_heads), tokens = rows / group;
+  uint64_t filling = (uint64_t)builder->program->max_tokens * (uint64_t)op->kv_heads / TILE_GROUPS;
+  if (!context->is_cpu && filling < tokens) tokens = filling ? (uint32_t)filling : 1;
+  const uint32_t constants[] = {TILE_THREADS, (uint32_t)op->head_dim, plan->keys->desc.kv_type == BPDQ_KV_Q8, group, tokens, rows};
+  const char *name = matrix ? "attention_tile_matrix" : context->is_cpu ? "attention_tile" : "attention_tile_unrolled";
+  vulkan_dispatch dispatch;
+  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, name, constants, 6, error));
+  dispatch.grid[0] = (uint32_t)op->kv_heads;
+  dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
+  dispatch.per = tokens;
+  bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
+  bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&plan->qkv->buffer));
+  bpdq_vulkan_write(&dispatch, 2, bpdq_vulkan_whole(&plan->output->buffer));
+  bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&plan->keys->buffer));
+  bpdq_vulkan_read(&dispatch, 4, bpdq_vulkan_whole(&plan->values->buffer));
+  bpdq_vulkan_push(&dispatch, (uint32_t)op->kv_heads);
+  bpdq_vulkan_push(&dispatch, (uint32_t)op->context);
+  bpdq_vulkan_push(&dispatch, (uint32_t)builder->program->max_tokens);
+  bpdq_vulkan_push(&dispatch, (uint32_t)plan->qkv->desc.columns / 4);
+  bpdq_vulkan_push(&dispatch, (uint32_t)plan->output->desc.columns / 4);
+  bpdq_vulkan_push(&dispatch, scales_offset(plan->keys));
+  bpdq_vulkan_push_float(&dispatch, op->scale * LOG2_E);
+  return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
+}
+
 bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op_attention *op, bpdq_error *error) {
-  return add_attention(builder, op, NULL, error);
+  attention_plan plan;
+  bool matrix;
+  BPDQ_TRY(plan_attention(builder, op, &plan, error));
+  uint32_t rows = builder->program->max_tokens > SPLIT_TOKENS ? tile_rows(builder, op, &plan, &matrix) : 0;
+  return rows ? add_tile(builder, op, &plan, rows, matrix, error) : add_attention(builder, op, NULL, error);
 }
 
 bool bpdq_vulkan_can_fuse_rope(const vulkan_builder *builder, const bpdq_op *first, const bpdq_op *second) {
