@@ -6,7 +6,10 @@
 #include "backend/cpu/cpu.h"
 #include "core/checked.h"
 
-enum { CPU_DENSE_TOKENS = 12 }; /* dense rows: up to this many tokens as dot products */
+enum {
+  CPU_DENSE_TOKENS = 12, /* dense rows: up to this many tokens as dot products */
+  CPU_CHUNK_TOKENS = 240 /* multiplied at a time: their inputs stay in the second-level cache, results in the first */
+};
 
 typedef struct linear_job {
   const bpdq_executable *executable;
@@ -27,20 +30,27 @@ static bool is_few(const bpdq_weight *weight, int64_t tokens) {
   return tokens <= (weight->kind == BPDQ_WEIGHT_PLANES ? (int64_t)CPU_TABLE_TOKENS : CPU_DENSE_TOKENS);
 }
 
+/* Tokens of each pass over the weights: whole blocks, about as many in each. */
+static int64_t chunk_tokens(int64_t tokens, int64_t block) {
+  int64_t chunks = (tokens + CPU_CHUNK_TOKENS - 1) / CPU_CHUNK_TOKENS;
+  return (int64_t)bpdq_round_up((uint64_t)((tokens + chunks - 1) / chunks), (uint64_t)block);
+}
+
 static float *thread_memory(const bpdq_executable *executable, int thread) {
   return (float *)(void *)(executable->scratch.per_thread + (uint64_t)thread * executable->scratch.per_thread_bytes);
 }
 
 void cpu_linear_needs(const cpu_backend *backend, const bpdq_op_linear *op, int64_t max_tokens, cpu_needs *needs) {
   uint64_t padded = (uint64_t)cpu_padded_columns(op->weight), block = (uint64_t)backend->kernels->token_block;
-  uint64_t tokens = op->rows == BPDQ_ROWS_LAST ? 1 : (uint64_t)max_tokens, packed = bpdq_round_up(tokens, block);
+  uint64_t tokens = op->rows == BPDQ_ROWS_LAST ? 1 : (uint64_t)max_tokens;
+  uint64_t packed = bpdq_round_up(tokens < CPU_CHUNK_TOKENS ? tokens : CPU_CHUNK_TOKENS, block);
   uint64_t few = tokens < CPU_DENSE_TOKENS ? tokens : CPU_DENSE_TOKENS;
   cpu_raise(&needs->rows_floats, few * padded);
   cpu_raise(&needs->rows_floats, packed * (uint64_t)op->weight->columns);
   if (op->weight->kind == BPDQ_WEIGHT_PLANES) cpu_raise(&needs->table_columns, padded);
-  cpu_raise(&needs->per_thread_bytes, padded * 4); /* a transformed row before it is packed */
-  /* panel, results of all tokens for 32 rows, and one row's values on their way into the panel */
-  cpu_raise(&needs->per_thread_bytes, 4 * (CPU_PANEL_COLUMNS * CPU_TILE + packed * CPU_TILE + CPU_PANEL_COLUMNS));
+  cpu_raise(&needs->per_thread_bytes, padded * 4 * 4); /* transformed rows before they are packed */
+  /* panel, results of a chunk's tokens for 32 rows, and four rows' values on their way into the panel */
+  cpu_raise(&needs->per_thread_bytes, 4 * (CPU_PANEL_COLUMNS * CPU_TILE + packed * CPU_TILE + 4 * CPU_PANEL_COLUMNS));
 }
 
 /* ---- few tokens ---- */
@@ -152,34 +162,59 @@ static void dense_task(void *context, int64_t index, int thread) {
 
 /* ---- many tokens ---- */
 
+typedef float quad __attribute__((vector_size(16), aligned(4)));
+
+/* out[j * out_stride + r] = rows[r * stride + j] for four rows r */
+static void transpose_rows(const float *rows, int64_t stride, int64_t columns, float *out, int64_t out_stride) {
+  int64_t j = 0;
+  for (; j + 4 <= columns; j += 4) {
+    quad a, b, c, d;
+    memcpy(&a, rows + j, sizeof a);
+    memcpy(&b, rows + stride + j, sizeof b);
+    memcpy(&c, rows + 2 * stride + j, sizeof c);
+    memcpy(&d, rows + 3 * stride + j, sizeof d);
+    quad ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+    quad ef = __builtin_shufflevector(a, b, 2, 6, 3, 7), gh = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    const quad columns_of[4] = {__builtin_shufflevector(ab, cd, 0, 1, 4, 5), __builtin_shufflevector(ab, cd, 2, 3, 6, 7),
+                                __builtin_shufflevector(ef, gh, 0, 1, 4, 5), __builtin_shufflevector(ef, gh, 2, 3, 6, 7)};
+    for (int i = 0; i < 4; i++) memcpy(out + (j + i) * out_stride, &columns_of[i], sizeof(quad));
+  }
+  for (; j < columns; j++)
+    for (int r = 0; r < 4; r++) out[j * out_stride + r] = rows[r * stride + j];
+}
+
 /* Transforms the rows of one token block and packs them column by column: [columns][token_block]. */
 static void pack_task(void *context, int64_t index, int thread) {
   const linear_job *job = context;
   int64_t columns = job->op->weight->columns, block = job->kernels->token_block;
-  float *row = thread_memory(job->executable, thread), *packed = job->executable->scratch.rows + index * block * columns;
+  float *rows = thread_memory(job->executable, thread), *packed = job->executable->scratch.rows + index * block * columns;
   for (int64_t t = 0; t < block; t++) {
     int64_t token = index * block + t;
-    if (token < job->tokens) {
+    float *row = rows + t % 4 * columns;
+    if (token < job->tokens)
       cpu_transform_row(job->kernels, &job->op->transform, job->input + token * job->input_stride, columns, row);
-      for (int64_t j = 0; j < columns; j++) packed[j * block + t] = row[j];
-    } else {
-      for (int64_t j = 0; j < columns; j++) packed[j * block + t] = 0;
-    }
+    else
+      memset(row, 0, (size_t)columns * sizeof *row);
+    if (t % 4 == 3) transpose_rows(rows, columns, columns, packed + t - 3, block);
   }
+  for (int64_t t = block - block % 4; t < block; t++)
+    for (int64_t j = 0; j < columns; j++) packed[j * block + t] = rows[t % 4 * columns + j];
 }
 
+/* values: [4][CPU_PANEL_COLUMNS] */
 static void dense_panel(const linear_job *job, int64_t tile, int64_t first_column, int64_t columns, float *values, float *panel) {
   const bpdq_weight *weight = job->op->weight;
   for (int r = 0; r < CPU_TILE; r++) {
     const uint8_t *row;
     bpdq_dtype dtype = BPDQ_F32;
+    float *of_row = values + r % 4 * CPU_PANEL_COLUMNS;
     if (job->head8 && tile * CPU_TILE + r < weight->rows)
-      cpu_head8_values(weight, tile * CPU_TILE + r, first_column, columns, values);
+      cpu_head8_values(weight, tile * CPU_TILE + r, first_column, columns, of_row);
     else if (cpu_dense_rows(weight, tile * CPU_TILE + r, 1, &row, &dtype))
-      job->kernels->dense_values(row, dtype, first_column, columns, values);
+      job->kernels->dense_values(row, dtype, first_column, columns, of_row);
     else
-      memset(values, 0, (size_t)columns * sizeof *values);
-    for (int64_t j = 0; j < columns; j++) panel[j * CPU_TILE + r] = values[j];
+      memset(of_row, 0, (size_t)columns * sizeof *of_row);
+    if (r % 4 == 3) transpose_rows(values, CPU_PANEL_COLUMNS, columns, panel + r - 3, CPU_TILE);
   }
 }
 
@@ -231,8 +266,13 @@ void cpu_run_linear(bpdq_executable *executable, const bpdq_op_linear *op, const
     int64_t tasks = (job.tile_count + job.tiles_per_task - 1) / job.tiles_per_task;
     bpdq_pool_run(pool, tasks, op->weight->kind == BPDQ_WEIGHT_PLANES ? planes_task : dense_task, &job);
   } else {
-    int64_t block = job.kernels->token_block;
-    bpdq_pool_run(pool, (job.tokens + block - 1) / block, pack_task, &job);
-    bpdq_pool_run(pool, job.tile_count, panel_task, &job);
+    int64_t block = job.kernels->token_block, tokens = job.tokens, chunk = chunk_tokens(tokens, block);
+    for (int64_t first = 0; first < tokens; first += chunk) {
+      job.tokens = tokens - first < chunk ? tokens - first : chunk;
+      bpdq_pool_run(pool, (job.tokens + block - 1) / block, pack_task, &job);
+      bpdq_pool_run(pool, job.tile_count, panel_task, &job);
+      job.input += chunk * job.input_stride;
+      job.output += chunk * job.output_stride;
+    }
   }
 }

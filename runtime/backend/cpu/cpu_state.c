@@ -5,7 +5,7 @@
 #include "backend/cpu/cpu.h"
 #include "core/checked.h"
 
-enum { MAXIMUM_HEAD_DIM = 1024 };
+enum { MAXIMUM_HEAD_DIM = 1024, COPY_BYTES = 1 << 20 };
 
 /* Bytes of a tensor, or false where its shape makes no sense. */
 static bool tensor_bytes(const bpdq_tensor_desc *desc, uint64_t *bytes) {
@@ -65,14 +65,33 @@ static bpdq_status check_range(const bpdq_state *state, bpdq_tensor tensor, int6
   return BPDQ_OK;
 }
 
+/* One core does not use up the memory's bandwidth. */
+typedef struct copy_job {
+  uint8_t *to;
+  const uint8_t *from;
+  size_t bytes;
+} copy_job;
+
+static void copy_task(void *context, int64_t index, int thread) {
+  (void)thread;
+  const copy_job *job = context;
+  size_t first = (size_t)index * COPY_BYTES, bytes = job->bytes - first < COPY_BYTES ? job->bytes - first : COPY_BYTES;
+  memcpy(job->to + first, job->from + first, bytes);
+}
+
+static void copy(const bpdq_state *state, void *to, const void *from, int64_t count) {
+  copy_job job = {to, from, (size_t)count * 4};
+  if (count) bpdq_pool_run(state->backend->pool, (int64_t)bpdq_ceil_div(job.bytes, COPY_BYTES), copy_task, &job);
+}
+
 bpdq_status cpu_tensor_write(bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, const void *data, bpdq_error *error) {
   BPDQ_TRY(check_range(state, tensor, first, count, error));
-  if (count) memcpy((uint8_t *)state->tensors[tensor].data + first * 4, data, (size_t)count * 4);
+  copy(state, (uint8_t *)state->tensors[tensor].data + first * 4, data, count);
   return BPDQ_OK;
 }
 
 bpdq_status cpu_tensor_read(bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, void *data, bpdq_error *error) {
   BPDQ_TRY(check_range(state, tensor, first, count, error));
-  if (count) memcpy(data, (const uint8_t *)state->tensors[tensor].data + first * 4, (size_t)count * 4);
+  copy(state, data, (const uint8_t *)state->tensors[tensor].data + first * 4, count);
   return BPDQ_OK;
 }
