@@ -16,7 +16,7 @@ typedef struct bpdq_mapping {
 bpdq_status bpdq_map_file(const char *path, bpdq_mapping *mapping, bpdq_error *error);
 void bpdq_unmap_file(bpdq_mapping *mapping);
 
-/* Hints for [offset, offset+bytes) of a mapping: will be read soon, or may leave memory. Never fail. */
+/* Hints for [offset, offset+bytes) of a mapping: will be read soon (may wait for the disk), or may leave memory. Never fail. */
 void bpdq_map_will_need(const bpdq_mapping *mapping, uint64_t offset, uint64_t bytes);
 void bpdq_map_release(const bpdq_mapping *mapping, uint64_t offset, uint64_t bytes);
 

@@ -251,6 +251,13 @@ const char *bpdq_safetensors_metadata(const bpdq_safetensors *files, const char 
   return json_string_value(json_object_get(files->metadata, key));
 }
 
+void bpdq_safetensors_will_need(const bpdq_safetensors *files, const bpdq_stored_tensor *tensor, uint64_t offset, uint64_t bytes) {
+  const bpdq_mapping *mapping = &files->shards[tensor->file].mapping;
+  if (offset > tensor->bytes) return;
+  if (bytes > tensor->bytes - offset) bytes = tensor->bytes - offset;
+  bpdq_map_will_need(mapping, (uint64_t)(tensor->data - mapping->data) + offset, bytes);
+}
+
 void bpdq_safetensors_release(const bpdq_safetensors *files, const bpdq_stored_tensor *tensor) {
   const bpdq_mapping *mapping = &files->shards[tensor->file].mapping;
   bpdq_map_release(mapping, (uint64_t)(tensor->data - mapping->data), tensor->bytes);

@@ -51,7 +51,9 @@ const char *bpdq_safetensors_path(const bpdq_safetensors *file, int shard);
 /* Value of a __metadata__ entry, or NULL. */
 const char *bpdq_safetensors_metadata(const bpdq_safetensors *file, const char *key);
 
-/* Tells the operating system that a tensor's pages may leave memory. */
+/* Tells the operating system that `bytes` of a tensor from `offset` will be read soon; may wait for the disk. */
+void bpdq_safetensors_will_need(const bpdq_safetensors *file, const bpdq_stored_tensor *tensor, uint64_t offset, uint64_t bytes);
+/* The same that a tensor's pages may leave memory. */
 void bpdq_safetensors_release(const bpdq_safetensors *file, const bpdq_stored_tensor *tensor);
 
 const char *bpdq_stored_type_name(bpdq_stored_type type); /* "BF16" ... */
