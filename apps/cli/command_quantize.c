@@ -145,10 +145,9 @@ const command command_quantize = {
     .details =
         "SRC is a Hugging Face folder; DST appears complete or not at all. A line per layer goes to stderr: its objective relative to\n"
         "round to nearest and to GPTQ (with --compare-gptq). An interrupted run keeps its finished blocks for --resume.\n\n"
-        "The calibration text passes through the model twice, dense and quantized so far. A --backend for that changes the result in the\n"
-        "last digits, so none is chosen by itself and BPDQ_BACKEND is not asked. --algebra cuda keeps the activations on its device "
-        "unless\n"
-        "a backend is named; else they are in host memory, or in a file in DST.partial where that is short.",
+        "The calibration text passes through the model twice, dense and quantized so far. The bytes of the result depend on the backend\n"
+        "that does this, so no GPU is chosen by itself, and BPDQ_BACKEND is not asked. --algebra cuda keeps the activations on its device\n"
+        "unless a backend is named; else they are in host memory, or in a file in DST.partial where that is short.",
     .examples =
         "bpdq quantize Qwen2.5-7B Qwen2.5-7B-k2 --planes 2 --group 64 --calib c4.txt\n"
         "bpdq quantize Qwen2.5-7B Qwen2.5-7B-2.5 --bits 2.5 --group 128 --calib c4.jsonl --samples 256 --seqlen 2048\n"

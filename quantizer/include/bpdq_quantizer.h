@@ -120,7 +120,8 @@ typedef struct bpdq_quantize_options {
 
   const char *algebra;  /* "cpu" (default), "cuda" or "cuda:N" (device N), or several that share the work: "cuda:0+cuda:1" */
   const char *backend;  /* where the forward passes run: "cpu", "vulkan" or "cuda". NULL (default): with a CUDA algebra on its devices, else
-                           on the CPU */
+                           on the CPU, whatever the environment says: the bytes of the result depend on it. Measuring the
+                           sensitivities for `bits` is on the CPU unless a backend is named */
   int device;           /* of that backend; -1 (default): its best */
   int threads;          /* 0: one per core */
   double device_memory; /* bytes that may be taken of a device's memory; 0 (default): all */

@@ -287,6 +287,14 @@ static bool model_agrees(const tiny_model *m, const char *backend, bool again) {
   return !c.failed;
 }
 
+static bool has_device(const bpdq_backend_registration *backend) {
+  bpdq_device_info devices[16];
+  size_t count = backend->list(devices, 16, &(bpdq_log){0});
+  for (size_t i = 0; i < count && i < 16; i++)
+    if (!devices[i].unusable[0]) return true;
+  return false;
+}
+
 /* Tolerances are the CPU's; GPUs keep keys and values in f16. */
 static void streams_follow_the_definition(void **unused) {
   (void)unused;
@@ -304,7 +312,7 @@ static void streams_follow_the_definition(void **unused) {
   const bpdq_backend_registration *const *backends = bpdq_backend_registrations(&count);
   bool agree = true;
   for (size_t b = 0; b < count; b++) {
-    if (only_backend ? strcmp(only_backend, backends[b]->name) : backends[b]->list(NULL, 0, &(bpdq_log){0}) == 0) continue;
+    if (only_backend ? strcmp(only_backend, backends[b]->name) != 0 : !has_device(backends[b])) continue;
     bool slow = strcmp(backends[b]->name, "cpu") != 0; /* as long windows are where the Vulkan device is the CPU */
     for (size_t i = 0; i < sizeof MODELS / sizeof *MODELS; i++)
       if (!slow || MODELS[i].length < 1000 || !MODELS[i].memory_limit)
