@@ -8,6 +8,7 @@ layout(push_constant) uniform Push {
   uint x_stride, y_stride, y_offset;
   uint flags;
   float epsilon;
+  uint next_blocks; // linear_dot.comp: of the next product's input
 } push;
 // LAST: only the run's last row, written to row 0. ONE: programs of one row, which need not look how many a run has.
 const uint FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4, FLAG_ONE = 8;
@@ -15,10 +16,11 @@ const uint FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4, FLAG_ONE = 8;
 uint input_row(uint index) { return (push.flags & (FLAG_LAST | FLAG_ONE)) == FLAG_LAST ? run.tokens - 1 : index; }
 uint output_rows() { return (push.flags & (FLAG_LAST | FLAG_ONE)) != 0 ? 1 : run.tokens; }
 
-// Needs the buffers `bias` and `y`.
-void store(uint token, uint row, float value) {
+// Returns what is stored. Needs the buffers `bias` and `y`.
+float store(uint token, uint row, float value) {
   uint at = token * push.y_stride + push.y_offset + push.first_row + row;
   if ((push.flags & FLAG_BIAS) != 0) value += bias[push.first_row + row];
   if ((push.flags & FLAG_ACCUMULATE) != 0) value += y[at];
   y[at] = value;
+  return value;
 }

@@ -1,14 +1,13 @@
 #version 460
 // A few tokens times bit-planes by integer dot products: a plane word masked to one bit per byte times 4 packed activations. The masks of
-// w and w >> 4 leave the bits at places 0..3 of their bytes, so that four accumulators need no further shift until a group ends.
-// Activations come quantized from quantize.comp (BATCH rows share one reading of the weights), or are FUSED: each work group transforms
-// and quantizes the one input row into shared memory itself, while its first weights are under way. A norm's 1 / rms is left to the end:
-// groups have scales of their own, which take any factor. With SPLIT a work group prepares and multiplies only a part of the columns, and
-// the last one to finish adds up the parts. Fewer work groups than ranges of rows take several ranges each, for one preparation.
+// w and w >> 4 leave the bits at places 0..3 of their bytes, so that four accumulators need no further shift until a word ends.
+// The input's integers (prepared.glsl) come from the product that made the input or from quantize.comp (BATCH rows share one reading of the
+// weights), or each work group makes them itself, while its first weights are under way. A norm's 1 / rms is left to the end: groups have
+// scales of their own, which take any factor. With NEXT a work group also prepares its results as the input of the product behind it.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_integer_dot_product : require
 #extension GL_EXT_control_flow_attributes : require
-#ifdef SUBGROUP
+#ifdef SUBGROUP // of at least 32
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #define UNROLL [[unroll]]
@@ -21,26 +20,23 @@ layout(constant_id = 1) const uint SLICES = 4;    // threads that share a row; a
 layout(constant_id = 2) const uint PLANES = 2;
 layout(constant_id = 3) const uint GROUP = 64;
 layout(constant_id = 4) const uint NUMBER = 2;
-layout(constant_id = 5) const uint TRANSFORM = 0; // FUSED only
-layout(constant_id = 6) const uint FUSED = 0;
-layout(constant_id = 7) const uint BLOCKS = 1;    // FUSED: of the matrix; SPLIT: of a part, which ends with a group
-layout(constant_id = 8) const uint BATCH = 1;     // rows per work group; 1 where FUSED
+layout(constant_id = 5) const uint TRANSFORM = 0;
+layout(constant_id = 6) const uint SOURCE = 0;    // where the input's integers are: in memory, copied to shared memory, made from f32
+layout(constant_id = 7) const uint BLOCKS = 1;    // of the matrix, where they are in shared memory
+layout(constant_id = 8) const uint BATCH = 1;     // rows per work group; 1 where they are in shared memory
 layout(constant_id = 9) const uint AHEAD = 1;     // blocks of a thread under way
+layout(constant_id = 10) const uint NEXT = 0;     // the next product's transform (bpdq_transform_kind), 0: there is none
+const uint IN_MEMORY = 0, COPIED = 1, OWN = 2;    // SOURCE
+const uint NORMED = 1, GATED = 2;                 // NEXT
 #include "run.glsl"
-layout(set = 0, binding = 1) readonly buffer Matrix { uvec4 matrix[]; };
-layout(set = 0, binding = 2) readonly buffer Coefficients { uint coefficients[]; };
-layout(set = 0, binding = 3) readonly buffer Input { float x[]; };          // FUSED
-layout(set = 0, binding = 3) readonly buffer Quantized { uvec4 packed_x[]; }; // else; see quantize.comp
-layout(set = 0, binding = 4) readonly buffer Norm { float norm[]; };        // FUSED
-layout(set = 0, binding = 4) readonly buffer Scales { vec2 scales[]; };     // else
-layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
-layout(set = 0, binding = 6) buffer Output { float y[]; };
-#ifdef SPLIT // FUSED without a norm
-// The parts' results [parts][rows], and how many parts have finished, [row ranges of a work group].
-layout(set = 0, binding = 4) coherent buffer Partial { float partial[]; };
-layout(set = 0, binding = 7) coherent buffer Finished { uint finished[]; };
-shared bool is_last;
-#endif
+layout(set = 0, binding = 1) readonly restrict buffer Matrix { uvec4 matrix[]; };
+layout(set = 0, binding = 2) readonly restrict buffer Coefficients { uint coefficients[]; };
+layout(set = 0, binding = 3) readonly buffer Input { float x[]; };        // OWN
+layout(set = 0, binding = 3) readonly buffer Prepared { uvec4 prepared[]; }; // else
+layout(set = 0, binding = 4) readonly restrict buffer Norm { float norm[]; }; // OWN: of this product; else of the next one
+layout(set = 0, binding = 5) readonly restrict buffer Bias { float bias[]; };
+layout(set = 0, binding = 6) restrict buffer Output { float y[]; };
+layout(set = 0, binding = 7) writeonly restrict buffer Next { uint next[]; };
 #ifdef ACTIVATION_16
 const uint BYTES = 2;
 const float RANGE = 32512.0; // 127 * 256: the high byte stays in -127..127
@@ -49,38 +45,59 @@ const uint BYTES = 1;
 const float RANGE = 127.0;
 #endif
 const uint TILES = THREADS / (8 * SLICES);
-const uint GROUPS = (BLOCKS * 128 + GROUP - 1) / GROUP, GROUP_ITEMS = GROUP / 4;
-const uint ITEM_COUNT = BLOCKS * 32, ITEMS = (ITEM_COUNT + THREADS - 1) / THREADS;
+const uint ITEM_COUNT = BLOCKS * 32;
+const uint COVERED = NEXT == GATED ? TILES * 4 : TILES * 8; // columns of the next input; NEXT: a multiple of 32
 shared float reduction[THREADS];
-shared uvec4 own_x[FUSED != 0 ? BLOCKS * 8 * BYTES : 1];
+shared uvec4 own_x[SOURCE != IN_MEMORY ? BLOCKS * (8 * BYTES + 2) : 1]; // as in prepared.glsl, without the squares
+shared float outputs[NEXT != 0 ? TILES * 8 : 1];
 #include "linear.glsl"
 #include "planes.glsl"
 #include "transform.glsl"
+#include "integers.glsl"
+#include "prepared.glsl"
 const uint RUNS = 4 / RUN_WORDS; // of a block
 
+// ---- the input ----
 
-// The input's columns from first_block on as integers in shared memory, an item being 4 columns of one packed word (see quantize.comp).
-uint first_block = 0;
-uint column_of(uint item, uint j) { return first_block * 128 + item / 8 * 32 + item % 8 + 8 * j; }
-void put_item(uint item, uint high, uint low) {
-  uint word = item / 8, b = item % 8, at = (2 * (word % 4) + b / 4) * BLOCKS + word / 4;
-  own_x[at][b % 4] = BYTES == 2 ? high : low;
-  if (BYTES == 2) own_x[at + 8 * BLOCKS][b % 4] = low;
+uint column_of(uint item, uint j) { return item / 8 * 32 + item % 8 + 8 * j; }
+void put_item(uint item, Integers of) {
+  uint word = item / 8, b = item % 8, at = packed_at(BLOCKS, word, b);
+  own_x[at][b % 4] = BYTES == 2 ? of.high : of.low;
+  if (BYTES == 2) own_x[at + 8 * BLOCKS][b % 4] = of.low;
+  if (b != 0) return;
+  at = scales_at(BLOCKS) + word / 2;
+  own_x[at][word % 2 * 2] = floatBitsToUint(of.scale);
+  own_x[at][word % 2 * 2 + 1] = floatBitsToUint(of.sum);
 }
 #include "quantize_row.glsl"
 
 uvec4 activations(uint token, uint index, uint block) {
-  if (FUSED != 0) return own_x[index * BLOCKS + block];
-  return packed_x[(token * 8 * BYTES + index) * push.blocks + block];
+  if (SOURCE != IN_MEMORY) return own_x[index * BLOCKS + block];
+  return prepared[token * prepared_row(push.blocks) + index * push.blocks + block];
 }
 
-// Scale of a group, and the sum of its dequantized activations.
-vec2 group_scale(uint token, uint group) {
-  if (FUSED == 0) return scales[token * push.groups + group];
-  return own_scale(group - first_block * 4 / GROUP_WORDS);
+// Scales and sums of two words.
+vec4 scales_of(uint token, uint pair) {
+  if (SOURCE != IN_MEMORY) return uintBitsToFloat(own_x[scales_at(BLOCKS) + pair]);
+  return uintBitsToFloat(prepared[token * prepared_row(push.blocks) + scales_at(push.blocks) + pair]);
 }
 
-// A block of a row, on its way.
+// 1 / rms of a prepared row.
+float prepared_factor(uint token) {
+  uint first = token * prepared_row(push.blocks) + squares_at(push.blocks);
+  vec4 sums = vec4(0);
+#ifdef SUBGROUP
+  for (uint i = gl_SubgroupInvocationID; i < push.blocks; i += gl_SubgroupSize) sums += uintBitsToFloat(prepared[first + i]);
+  sums = subgroupAdd(sums);
+#else
+  for (uint i = 0; i < push.blocks; i++) sums += uintBitsToFloat(prepared[first + i]);
+#endif
+  return inversesqrt((sums.x + sums.y + sums.z + sums.w) / float(push.columns) + push.epsilon);
+}
+
+// ---- the product ----
+
+// Blocks of a row, on their way.
 uvec4 next_words[AHEAD * PLANES];
 uint next_coefficients[AHEAD * RUNS * COEFFICIENT_WORDS];
 
@@ -100,53 +117,60 @@ float block_coefficient(uint i, uint plane, uint r) {
   return coefficient_value(block_coefficients[i * COEFFICIENT_WORDS + word_of(plane)], plane, r);
 }
 
+// 8 times the sum that four accumulators hold, whose bits are at places 0..3.
+int eightfold(ivec4 sums) { return 8 * sums.x + 4 * sums.y + 2 * sums.z + sums.w; }
+
 // The product of `words` and a row of the input.
 float block_product(uint r, uint block, uint token) {
-  ivec4 sums[PLANES * BYTES];
-  UNROLL for (uint p = 0; p < PLANES * BYTES; p++) sums[p] = ivec4(0);
-  float result = 0.0;
+  float parts[PLANES], sum = 0.0, result = 0.0;
+  UNROLL for (uint p = 0; p < PLANES; p++) parts[p] = 0.0;
   UNROLL for (uint j = 0; j < 4; j++) {
+    ivec4 sums[PLANES * BYTES];
+    UNROLL for (uint p = 0; p < PLANES * BYTES; p++) sums[p] = ivec4(0);
     UNROLL for (uint h = 0; h < 2; h++)
       UNROLL for (uint part = 0; part < BYTES; part++) {
-        uvec4 values = activations(token, part * 8 + 2 * j + h, block - first_block);
+        uvec4 values = activations(token, part * 8 + 2 * j + h, block);
         UNROLL for (uint p = 0; p < PLANES; p++) {
           uint word = words[p][j] >> (4 * h);
           ivec4 masked = ivec4(word & 0x01010101u, word & 0x02020202u, word & 0x04040404u, word & 0x08080808u);
           UNROLL for (uint b = 0; b < 4; b++) sums[p * BYTES + part][b] += dotPacked4x8EXT(int(values[b]), masked[b]);
         }
       }
+    vec4 scales = scales_of(token, block * 2 + j / 2);
+    vec2 scale = j % 2 == 0 ? scales.xy : scales.zw;
+    UNROLL for (uint p = 0; p < PLANES; p++) {
+      int value = eightfold(sums[p * BYTES]);
+      if (BYTES == 2) value = value * 256 + eightfold(sums[p * BYTES + 1]);
+      parts[p] += scale.x * float(value);
+    }
+    sum += scale.y;
     if ((j + 1) % RUN_WORDS == 0) {
-      uint word = block * 4 + j, i = j / RUN_WORDS;
-      vec2 scale = group_scale(token, word / GROUP_WORDS);
-      float total = 0.0;
+      uint i = j / RUN_WORDS;
       UNROLL for (uint p = 0; p < PLANES; p++) {
-        ivec4 s = sums[p * BYTES];
-        int value = s.x + (s.y >> 1) + (s.z >> 2) + (s.w >> 3);
-#ifdef ACTIVATION_16
-        ivec4 low = sums[p * BYTES + 1];
-        value = value * 256 + low.x + (low.y >> 1) + (low.z >> 2) + (low.w >> 3);
-        sums[p * BYTES + 1] = ivec4(0);
-#endif
-        sums[p * BYTES] = ivec4(0);
-        total += block_coefficient(i, p, r) * float(value);
+        result += block_coefficient(i, p, r) * 0.125 * parts[p];
+        parts[p] = 0.0;
       }
-      result += scale.x * total;
-      // The group's sum of activations enters once, with the group's last word.
-      if (word % GROUP_WORDS == GROUP_WORDS - 1) result += block_coefficient(i, PLANES, r) * scale.y;
+      result += block_coefficient(i, PLANES, r) * sum;
+      sum = 0.0;
     }
   }
   return result;
 }
 
-// The sum over the threads that share a row, in the one of slice 0. Within a subgroup no thread waits for another subgroup's.
+// The sum over the threads that share a row, in the one of slice 0. All threads of the work group must call it.
 float add_slices(float value, uint slice) {
-#ifdef SUBGROUP
-  if (SLICES <= 4) {
-    UNROLL for (uint step = 8; step < 8 * SLICES; step <<= 1) value += subgroupShuffleXor(value, step);
-    return value;
-  }
-#endif
   uint thread = gl_LocalInvocationIndex;
+#ifdef SUBGROUP
+  UNROLL for (uint step = 8; step < 8 * min(SLICES, 4); step <<= 1) value += subgroupShuffleXor(value, step);
+  if (SLICES <= 4) return value;
+  barrier(); // what was read before has been read
+  if (thread % 32 < 8) reduction[thread / 32 * 8 + thread % 8] = value;
+  barrier();
+  if (slice != 0) return 0.0;
+  value = 0.0;
+  UNROLL for (uint i = 0; i < SLICES / 4; i++) value += reduction[(thread / 32 + i) * 8 + thread % 8];
+  return value;
+#else
   barrier();
   reduction[thread] = value;
   barrier();
@@ -155,73 +179,83 @@ float add_slices(float value, uint slice) {
     barrier();
   }
   return reduction[thread];
-}
-
-#ifdef SPLIT
-// True in the work group that finishes last, for which all others' parts are visible. Leaves the counter at 0 for the next run.
-bool finish_last(uint counter) {
-  memoryBarrierBuffer();
-  barrier();
-  if (gl_LocalInvocationIndex == 0) {
-    is_last = atomicAdd(finished[counter], 1) + 1 == gl_NumWorkGroups.z;
-    if (is_last) finished[counter] = 0;
-  }
-  barrier();
-  memoryBarrierBuffer();
-  return is_last;
-}
-
-float add_parts(uint row, uint slice) {
-  float sum = 0.0;
-  if (row < push.rows)
-    for (uint i = slice; i < gl_NumWorkGroups.z; i += SLICES) sum += partial[i * push.rows + row];
-  return add_slices(sum, slice);
-}
 #endif
+}
 
-// Requests the first blocks that a thread needs of a tile.
-void fetch_first(uint tile, uint r, uint slice, uint end) {
-  UNROLL for (uint i = 0; i < AHEAD; i++)
-    if (first_block + slice + i * SLICES < end) fetch(i, tile, r, first_block + slice + i * SLICES);
+// ---- the results as the next product's input ----
+
+// The work group's outputs, as stored, are in `outputs` (GATED: the gates, then what they multiply).
+void prepare_next() {
+  uint thread = gl_LocalInvocationIndex, item = min(thread, COVERED / 4 - 1), word = item / 8, b = item % 8;
+  float values[4], squares = 0.0;
+  UNROLL for (uint j = 0; j < 4; j++) {
+    uint column = word * 32 + b + 8 * j, at = gl_WorkGroupID.x * COVERED + column;
+    float value = outputs[column];
+    if (NEXT == GATED) {
+      values[j] = value / (1.0 + exp(-value)) * outputs[COVERED + column];
+    } else {
+      squares += value * value;
+      values[j] = at < push.rows ? value * norm[at] : 0.0;
+    }
+  }
+  Integers integers = to_integers(values);
+  if (NEXT == NORMED) squares = cluster_sum(squares);
+  word += gl_WorkGroupID.x * COVERED / 32;
+  if (thread > item || word >= push.next_blocks * 4) return;
+  uint at = packed_at(push.next_blocks, word, b) * 4 + b % 4;
+  next[at] = BYTES == 2 ? integers.high : integers.low;
+  if (BYTES == 2) next[at + push.next_blocks * 32] = integers.low;
+  if (b != 0) return;
+  uint scale = scales_at(push.next_blocks) * 4 + word * 2;
+  next[scale] = floatBitsToUint(integers.scale);
+  next[scale + 1] = floatBitsToUint(integers.sum);
+  next[squares_at(push.next_blocks) * 4 + word] = floatBitsToUint(squares);
+}
+
+// The tile of a thread: gates and what they multiply, half the rows further, belong to one work group.
+uint own_tile() {
+  uint place = gl_LocalInvocationIndex / (8 * SLICES);
+  if (NEXT != GATED) return gl_WorkGroupID.x * TILES + place;
+  uint half_tiles = push.rows / 16, tile = gl_WorkGroupID.x * (TILES / 2) + place % (TILES / 2);
+  return tile < half_tiles ? tile + (place < TILES / 2 ? 0 : half_tiles) : 2 * half_tiles;
 }
 
 void main() {
   uint thread = gl_LocalInvocationIndex, r = thread % 8, slice = thread / 8 % SLICES;
-  uint first = gl_WorkGroupID.y * BATCH, end = push.blocks, last_tile = (push.rows - 1) / 8;
-  uint tile = gl_WorkGroupID.x * TILES + thread / (8 * SLICES);
-#ifdef SPLIT
-  first_block = gl_WorkGroupID.z * BLOCKS;
-  end = min(end, first_block + BLOCKS);
-#endif
-  // The first weights are under way while the input is prepared, and a tile's while the one before it ends.
-  fetch_first(min(tile, last_tile), r, slice, end);
-  if (FUSED != 0) quantize_row(input_row(first) * push.x_stride, push.columns, push.epsilon);
-  uint count = output_rows();
-  for (uint start = gl_WorkGroupID.x * TILES; start <= last_tile; start += gl_NumWorkGroups.x * TILES) {
-    uint held = min(tile, last_tile), row = tile * 8 + r;
-    float results[BATCH];
-    UNROLL for (uint t = 0; t < BATCH; t++) results[t] = 0.0;
-    for (uint step = first_block + slice; step < end; step += SLICES * AHEAD)
-      UNROLL for (uint i = 0; i < AHEAD; i++) {
-        uint block = step + i * SLICES;
-        if (block < end) {
-          UNROLL for (uint p = 0; p < PLANES; p++) words[p] = next_words[i * PLANES + p];
-          UNROLL for (uint c = 0; c < RUNS * COEFFICIENT_WORDS; c++)
-            block_coefficients[c] = next_coefficients[i * RUNS * COEFFICIENT_WORDS + c];
-          if (block + SLICES * AHEAD < end) fetch(i, held, r, block + SLICES * AHEAD);
-          UNROLL for (uint t = 0; t < BATCH; t++) results[t] += block_product(r, block, min(first + t, count - 1));
-        }
+  uint first = gl_WorkGroupID.y * BATCH, count = output_rows();
+  uint tile = own_tile(), row = tile * 8 + r, held = min(tile, (push.rows - 1) / 8);
+  // The first weights are under way while the input is prepared.
+  UNROLL for (uint i = 0; i < AHEAD; i++)
+    if (slice + i * SLICES < push.blocks) fetch(i, held, r, slice + i * SLICES);
+  if (SOURCE == OWN) quantize_row(input_row(first) * push.x_stride, push.columns, push.epsilon);
+  if (SOURCE == COPIED) {
+    for (uint i = thread; i < BLOCKS * (8 * BYTES + 2); i += THREADS) own_x[i] = prepared[i];
+    barrier();
+  }
+  float factors[BATCH];
+  UNROLL for (uint t = 0; t < BATCH; t++)
+    factors[t] = SOURCE != OWN && TRANSFORM == NORMED ? prepared_factor(min(first + t, count - 1)) : row_factor;
+  float results[BATCH];
+  UNROLL for (uint t = 0; t < BATCH; t++) results[t] = 0.0;
+  for (uint step = slice; step < push.blocks; step += SLICES * AHEAD)
+    UNROLL for (uint i = 0; i < AHEAD; i++) {
+      uint block = step + i * SLICES;
+      if (block < push.blocks) {
+        UNROLL for (uint p = 0; p < PLANES; p++) words[p] = next_words[i * PLANES + p];
+        UNROLL for (uint c = 0; c < RUNS * COEFFICIENT_WORDS; c++)
+          block_coefficients[c] = next_coefficients[i * RUNS * COEFFICIENT_WORDS + c];
+        if (block + SLICES * AHEAD < push.blocks) fetch(i, held, r, block + SLICES * AHEAD);
+        UNROLL for (uint t = 0; t < BATCH; t++) results[t] += block_product(r, block, min(first + t, count - 1));
       }
-    tile += gl_NumWorkGroups.x * TILES;
-    if (start + gl_NumWorkGroups.x * TILES <= last_tile) fetch_first(min(tile, last_tile), r, slice, end);
-    UNROLL for (uint t = 0; t < BATCH; t++) {
-      float result = add_slices(results[t], slice) * row_factor;
-#ifdef SPLIT
-      if (slice == 0 && row < push.rows) partial[gl_WorkGroupID.z * push.rows + row] = result;
-      if (!finish_last(start / TILES)) continue;
-      result = add_parts(row, slice);
-#endif
-      if (slice == 0 && row < push.rows && first + t < count) store(first + t, row, result);
     }
+  UNROLL for (uint t = 0; t < BATCH; t++) {
+    float result = add_slices(results[t], slice) * factors[t];
+    bool stores = slice == 0 && row < push.rows && first + t < count;
+    if (stores) result = store(first + t, row, result);
+    if (NEXT != 0 && slice == 0) outputs[thread / (8 * SLICES) * 8 + r] = stores ? result : 0.0;
+  }
+  if (NEXT != 0) {
+    barrier();
+    prepare_next();
   }
 }

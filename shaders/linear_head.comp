@@ -1,6 +1,6 @@
 #version 460
 // A few tokens times a dense matrix of 8-bit weights (repack_head.comp) by integer dot products. Each work group transforms the row once
-// and holds it as 16-bit integers with a scale per 32 columns, which is far below the error of the weights; then it takes 8 rows per 32
+// and holds it as 16-bit integers with a scale per 32 columns, which is far below the error of the weights; then it takes 2 rows per 32
 // threads after one another, until the matrix ends.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_integer_dot_product : require
@@ -13,7 +13,7 @@
 #define UNROLL
 #endif
 layout(local_size_x_id = 0) in;
-layout(constant_id = 0) const uint THREADS = 256; // a power of two, at least 32
+layout(constant_id = 0) const uint THREADS = 512; // a power of two, at least 32
 layout(constant_id = 1) const uint WORDS = 16;    // 16 columns each, of a row; a multiple of 4
 layout(constant_id = 2) const uint TRANSFORM = 0;
 #include "run.glsl"
@@ -24,18 +24,20 @@ layout(set = 0, binding = 4) readonly buffer Norm { float norm[]; };
 layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 6) buffer Output { float y[]; };
 #include "linear.glsl"
-const uint LANES = 32, REPEAT = 8;
+const uint LANES = 32, REPEAT = 2;
 const uint BYTES = 2;
 const float RANGE = 32512.0; // 127 * 256: the high byte stays in -127..127
-const uint GROUPS = WORDS / 2, GROUP_ITEMS = 8;
-const uint ITEM_COUNT = WORDS * 4, ITEMS = (ITEM_COUNT + THREADS - 1) / THREADS;
+const uint ITEM_COUNT = WORDS * 4;
 shared uvec4 own_high[WORDS], own_low[WORDS];
+shared float own_scales[WORDS / 2]; // of 32 columns
 shared float reduction[THREADS];
 #include "transform.glsl"
+#include "integers.glsl"
 uint column_of(uint item, uint j) { return 4 * item + j; }
-void put_item(uint item, uint high, uint low) {
-  own_high[item / 4][item % 4] = high;
-  own_low[item / 4][item % 4] = low;
+void put_item(uint item, Integers of) {
+  own_high[item / 4][item % 4] = of.high;
+  own_low[item / 4][item % 4] = of.low;
+  if (item % 8 == 0) own_scales[item / 8] = of.scale;
 }
 #include "quantize_row.glsl"
 
@@ -86,7 +88,7 @@ void main() {
         pairs[i] = scales[row * (WORDS / 4) + j / 4];
       }
       uvec4 high = own_high[j], low = own_low[j];
-      float scale = own_scale(j / 2).x;
+      float scale = own_scales[j / 2];
       UNROLL for (uint i = 0; i < REPEAT; i++)
         results[i] += scale * uintBitsToFloat((j & 2) != 0 ? pairs[i] & 0xffff0000u : pairs[i] << 16) * product(weights[i], high, low);
     }

@@ -6,10 +6,10 @@
 
 /* Memory of an executable that operations share one after the other. */
 typedef enum vulkan_scratch {
-  VULKAN_SCRATCH_RUN,          /* the scalars of the run (run.glsl), and the grids that depend on them */
-  VULKAN_SCRATCH_TRANSFORMED,  /* f32 [tokens, K]: an input after its transform */
-  VULKAN_SCRATCH_QUANTIZED,    /* an input as integers (quantize.comp) */
-  VULKAN_SCRATCH_SCALES,       /* their scales and sums per group */
+  VULKAN_SCRATCH_RUN,         /* the scalars of the run (run.glsl), and the grids that depend on them */
+  VULKAN_SCRATCH_TRANSFORMED, /* f32 [tokens, K]: an input after its transform */
+  VULKAN_SCRATCH_PREPARED_A,  /* inputs as integers (prepared.glsl): a product reads one and may write the other */
+  VULKAN_SCRATCH_PREPARED_B,
   VULKAN_SCRATCH_PARTIAL,      /* attention over a part of the context */
   VULKAN_SCRATCH_COUNTERS,     /* of its finished parts; zero between runs */
   VULKAN_SCRATCH_CANDIDATES_A, /* top-k of parts of a row */
@@ -40,6 +40,15 @@ typedef struct vulkan_dispatch {
   uint32_t per; /* tokens per group, for VULKAN_EXTENT_TOKENS */
 } vulkan_dispatch;
 
+/* The input that was last made to integers. */
+typedef struct vulkan_prepared {
+  bpdq_tensor tensor;
+  bpdq_transform_kind kind;
+  const bpdq_weight *norm;
+  vulkan_scratch scratch;
+  bool valid;
+} vulkan_prepared;
+
 typedef struct vulkan_builder {
   bpdq_vulkan *vulkan;
   bpdq_state *state;
@@ -50,6 +59,7 @@ typedef struct vulkan_builder {
   uint64_t scratch_bytes[VULKAN_SCRATCHES];
   const vulkan_dot_variant *variant; /* for all products of integers, or NULL */
   bool refused;                      /* a product cannot have it */
+  vulkan_prepared prepared;
 } vulkan_builder;
 
 /* ---- a dispatch's parts ---- */

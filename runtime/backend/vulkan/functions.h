@@ -68,6 +68,7 @@
   X(CreateFence)                        \
   X(DestroyFence)                       \
   X(ResetFences)                        \
+  X(GetFenceStatus)                     \
   X(WaitForFences)
 
 #define DECLARE_FUNCTION(name) PFN_vk##name name;

@@ -7,13 +7,16 @@
 #define LUT_ROWS 64
 #define DOT_BATCH 8
 #define DOT_BATCH_PLANES 16 /* rows x planes x bytes */
+#define QUANTIZE_THREADS 64
 #define DENSE_LANES 32
 #define DENSE_REPEAT 2 /* rows per thread */
 #define HEAD_REPEAT 8  /* of matrices with so many rows that work groups need not be many */
 #define HEAD_ROWS 32768
-#define HEAD_GROUPS 528 /* of linear_head.comp: about what a large device holds */
-#define TILE 64         /* rows and tokens of linear_tile.comp */
-#define MATRIX_TILE 128 /* rows and tokens of linear_matrix.comp */
+#define INT8_HEAD_REPEAT 2 /* linear_head.comp */
+#define INT8_HEAD_THREADS 512
+#define INT8_HEAD_GROUPS 396 /* about what a large device holds */
+#define TILE 64              /* rows and tokens of linear_tile.comp */
+#define MATRIX_TILE 128      /* rows and tokens of linear_matrix.comp */
 #define MATRIX_DEPTH 64
 #define MATRIX_THREADS 256
 #define VECTOR_TOKENS 8 /* up to this many rows, each is a product of its own */
@@ -117,7 +120,7 @@ static bpdq_status add_dense_vector(vulkan_builder *builder, const product *p, b
 /* The 8-bit head by integer dot products. False where the row does not fit into shared memory. */
 static bool head_fits(const vulkan_builder *builder, const bpdq_weight *weight) {
   const vulkan_context *context = &builder->vulkan->context;
-  uint64_t words = (uint64_t)weight->row_bytes / 16, shared = words * (32 + 4) + VECTOR_THREADS * 5 + 64;
+  uint64_t words = (uint64_t)weight->row_bytes / 16, shared = words * (32 + 2) + INT8_HEAD_THREADS * 5 + 64;
   return weight->number == VULKAN_NUMBER_INT8 && context->features.integer_dot && shared <= context->limits.shared_bytes;
 }
 
@@ -125,44 +128,62 @@ static bpdq_status add_head(vulkan_builder *builder, const product *p, bpdq_erro
   const bpdq_weight *weight = p->weight;
   const vulkan_context *context = &builder->vulkan->context;
   bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 32 && !context->is_cpu;
-  const uint32_t constants[] = {VECTOR_THREADS, (uint32_t)(weight->row_bytes / 16), p->transform};
+  uint32_t threads = context->limits.group_threads < INT8_HEAD_THREADS ? VECTOR_THREADS : INT8_HEAD_THREADS;
+  const uint32_t constants[] = {threads, (uint32_t)(weight->row_bytes / 16), p->transform};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, subgroup ? "linear_head_subgroup" : "linear_head", constants, 3, error));
     bind_common(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
     bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
     bpdq_vulkan_read(&dispatch, 4, p->norm);
-    set_grid(&dispatch, p, &weight->pieces[i], VECTOR_THREADS / 32 * HEAD_REPEAT, 1);
+    set_grid(&dispatch, p, &weight->pieces[i], threads / 32 * INT8_HEAD_REPEAT, 1);
     /* As many work groups as run at once, with the same number of steps each. */
-    uint32_t steps = (dispatch.grid[0] + HEAD_GROUPS - 1) / HEAD_GROUPS;
+    uint32_t steps = (dispatch.grid[0] + INT8_HEAD_GROUPS - 1) / INT8_HEAD_GROUPS;
     dispatch.grid[0] = (dispatch.grid[0] + steps - 1) / steps;
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
   return BPDQ_OK;
 }
 
-/* Transform and quantization of the input to the integers that linear_dot.comp multiplies. */
+/* ---- inputs as integers (prepared.glsl) ---- */
+
+static uint64_t prepared_bytes(const bpdq_weight *weight, bool wide) { return (uint64_t)weight->blocks * (wide ? 304 : 176); }
+
+/* Of the two memories for prepared inputs, the one that does not hold the latest. */
+static vulkan_scratch other_prepared(const vulkan_builder *builder) {
+  return builder->prepared.scratch == VULKAN_SCRATCH_PREPARED_A ? VULKAN_SCRATCH_PREPARED_B : VULKAN_SCRATCH_PREPARED_A;
+}
+
+static void note_prepared(vulkan_builder *builder, const bpdq_op_linear *consumer, vulkan_scratch scratch) {
+  builder->prepared = (vulkan_prepared){consumer->input, consumer->transform.kind, consumer->transform.norm, scratch, true};
+}
+
+static bool is_prepared(const vulkan_builder *builder, const product *p) {
+  const vulkan_prepared *prepared = &builder->prepared;
+  if (p->last && !p->one) return false; /* all rows are prepared or none */
+  return prepared->valid && prepared->tensor == p->op->input && prepared->kind == p->transform && prepared->norm == p->op->transform.norm;
+}
+
 static bpdq_status add_quantize(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
-  uint64_t tokens = (uint64_t)builder->program->max_tokens;
-  uint32_t threads = p->transform == BPDQ_TRANSFORM_RMS_NORM ? VECTOR_THREADS : 64; /* each work group adds up the squares of the row */
-  const uint32_t constants[] = {threads, (uint32_t)weight->group, p->transform, wide};
+  vulkan_scratch scratch = other_prepared(builder);
+  const uint32_t constants[] = {QUANTIZE_THREADS, p->transform, wide ? 2 : 1};
   vulkan_dispatch dispatch;
-  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "quantize", constants, 4, error));
+  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "quantize", constants, 3, error));
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
   bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&p->input->buffer));
   bpdq_vulkan_read(&dispatch, 2, p->norm);
-  bpdq_vulkan_write_scratch(builder, &dispatch, 3, VULKAN_SCRATCH_QUANTIZED, tokens * (uint64_t)weight->blocks * (wide ? 256 : 128));
-  bpdq_vulkan_write_scratch(builder, &dispatch, 4, VULKAN_SCRATCH_SCALES, tokens * (uint64_t)weight->groups * 8);
+  bpdq_vulkan_write_scratch(builder, &dispatch, 3, scratch, (uint64_t)builder->program->max_tokens * prepared_bytes(weight, wide));
   bpdq_vulkan_push(&dispatch, (uint32_t)weight->columns);
   bpdq_vulkan_push(&dispatch, (uint32_t)weight->blocks);
-  bpdq_vulkan_push(&dispatch, (uint32_t)weight->groups);
   bpdq_vulkan_push(&dispatch, (uint32_t)p->input->desc.columns);
   bpdq_vulkan_push(&dispatch, p->last);
-  bpdq_vulkan_push_float(&dispatch, p->op->transform.epsilon);
-  dispatch.grid[0] = (uint32_t)weight->groups;
+  dispatch.grid[0] = (uint32_t)bpdq_ceil_div((uint64_t)weight->blocks * (VULKAN_BLOCK_COLUMNS / 4), QUANTIZE_THREADS);
   if (!p->last) dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
-  return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
+  BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
+  note_prepared(builder, p->op, scratch);
+  builder->prepared.valid = !p->last; /* of all rows, or for this product alone */
+  return BPDQ_OK;
 }
 
 vulkan_tuning_key bpdq_vulkan_tuning_key(const bpdq_op_linear *op, bool wide) {
@@ -176,37 +197,34 @@ vulkan_tuning_key bpdq_vulkan_tuning_key(const bpdq_op_linear *op, bool wide) {
                              .wide = wide};
 }
 
-/* How linear_dot.comp is set up for a weight. */
+enum { SOURCE_IN_MEMORY, SOURCE_COPIED, SOURCE_OWN }; /* linear_dot.comp */
+
+/* How linear_dot.comp is set up for a product. */
 typedef struct dot_plan {
   vulkan_dot_variant variant;
-  uint32_t part_blocks, batch; /* part_blocks: 0 where the variant does not suit */
-  bool wide;
+  uint32_t source, batch;
+  bool wide, suits;
 } dot_plan;
 
-/* Blocks of a part of the columns that ends with a group: groups of 96 columns end with every third block. */
-static uint32_t blocks_per_part(const bpdq_weight *weight, uint32_t parts) {
-  uint32_t end = 1;
-  while (end * VULKAN_BLOCK_COLUMNS % (uint32_t)weight->group) end++;
-  return (uint32_t)bpdq_round_up(bpdq_ceil_div((uint64_t)weight->blocks, parts), end);
-}
-
-/* `variant` for a product; part_blocks stays 0 where the device or the product does not allow it. */
+/* `variant` for a product; it does not suit where the device does not allow it. */
 static dot_plan try_variant(const vulkan_builder *builder, const product *p, bool wide, const vulkan_dot_variant *variant) {
   const vulkan_context *context = &builder->vulkan->context;
   const bpdq_weight *weight = p->weight;
   int64_t tokens = p->last ? 1 : builder->program->max_tokens;
-  dot_plan plan = {.variant = *variant, .batch = 1, .wide = wide};
-  uint32_t blocks = variant->parts > 1 ? blocks_per_part(weight, variant->parts) : (uint32_t)weight->blocks;
-  uint64_t groups = bpdq_ceil_div((uint64_t)blocks * VULKAN_BLOCK_COLUMNS, (uint64_t)weight->group);
-  uint64_t shared = 64 + variant->threads * 5;
-  if (variant->fused) shared += (uint64_t)blocks * (wide ? 256 : 128) + groups * 8;
-  if (variant->threads > context->limits.group_threads || shared > context->limits.shared_bytes) return plan;
-  if (variant->slices > blocks && variant->slices > 1) return plan;
-  if (variant->fused && tokens > 1) return plan;
-  /* The rms of a row needs all of it, and a gate is too much work to repeat in every work group. */
-  if (variant->parts > 1 && (p->transform == BPDQ_TRANSFORM_RMS_NORM || blocks >= weight->blocks)) return plan;
-  if (variant->fused && variant->parts == 1 && p->transform == BPDQ_TRANSFORM_SILU_GATE) return plan;
-  plan.part_blocks = blocks;
+  dot_plan plan = {.variant = *variant, .source = SOURCE_IN_MEMORY, .batch = 1, .wide = wide};
+  /* A work group can make the integers of a plain row itself; a norm's or a gate's are made once, mostly with the input. */
+  if (p->transform == BPDQ_TRANSFORM_NONE && tokens == 1)
+    plan.source = SOURCE_OWN;
+  else if (variant->copied && tokens == 1)
+    plan.source = SOURCE_COPIED;
+  uint64_t shared = 64 + variant->threads * 5 + variant->threads / variant->slices * 4;
+  if (plan.source != SOURCE_IN_MEMORY) shared += (uint64_t)weight->blocks * (wide ? 288 : 160);
+  if (shared > context->limits.shared_bytes && plan.source == SOURCE_OWN) {
+    plan.source = SOURCE_IN_MEMORY;
+    shared -= (uint64_t)weight->blocks * (wide ? 288 : 160);
+  }
+  plan.suits = variant->threads <= context->limits.group_threads && shared <= context->limits.shared_bytes &&
+               (variant->slices == 1 || variant->slices <= weight->blocks);
   /* Rows that share a reading of the weights multiply the code, which must stay small enough for the instruction cache. */
   uint32_t most = context->is_cpu ? 1 : DOT_BATCH_PLANES / (uint32_t)(weight->planes * (wide ? 2 : 1));
   while (plan.batch < tokens && plan.batch < DOT_BATCH && plan.batch * 2 <= most) plan.batch *= 2;
@@ -232,22 +250,47 @@ static dot_plan plan_dot(vulkan_builder *builder, const product *p, bool wide) {
   int64_t tokens = p->last ? 1 : builder->program->max_tokens;
   vulkan_dot_variant variant = builder->variant ? *builder->variant : suitable_variant(builder->vulkan, p, wide, tokens);
   dot_plan plan = try_variant(builder, p, wide, &variant);
-  if (plan.part_blocks) return plan;
+  if (plan.suits) return plan;
   builder->refused = true;
   variant = bpdq_vulkan_usual_for(builder->vulkan, p->op, tokens);
   plan = try_variant(builder, p, wide, &variant);
-  if (plan.part_blocks) return plan;
-  return try_variant(builder, p, wide, &(vulkan_dot_variant){.threads = 128, .slices = 1, .ahead = 1, .parts = 1});
+  if (plan.suits) return plan;
+  return try_variant(builder, p, wide, &(vulkan_dot_variant){.threads = 128, .slices = 1, .ahead = 1});
+}
+
+/* The operation behind a product, where the product can prepare its results as that one's input; else NULL. */
+static const bpdq_op_linear *follower(const vulkan_builder *builder, const product *p, const dot_plan *plan) {
+  const bpdq_program *program = builder->program;
+  size_t index = (size_t)(builder->op - program->ops) + 1;
+  if (!p->one || index >= program->count || program->ops[index].kind != BPDQ_OP_LINEAR) return NULL;
+  const bpdq_op_linear *next = &program->ops[index].linear;
+  if (!next->weight || next->weight->kind != BPDQ_WEIGHT_PLANES || next->input != p->op->output) return NULL;
+  bool gate = next->transform.kind == BPDQ_TRANSFORM_SILU_GATE;
+  int64_t columns = gate ? 2 * next->weight->columns : next->weight->columns, tiles = plan->variant.threads / (8 * plan->variant.slices);
+  if (p->op->offset != 0 || columns != p->weight->rows || p->weight->piece_count != 1) return NULL;
+  if (gate ? p->weight->rows % 16 != 0 || tiles % 8 != 0 : tiles % 4 != 0) return NULL;
+  if (!gate && (next->transform.kind != BPDQ_TRANSFORM_RMS_NORM || !next->transform.norm || next->transform.norm->rows < columns))
+    return NULL;
+  return next;
+}
+
+/* Binds what follows: the next product's input, its norm, and a grid that covers its columns. */
+static void bind_next(vulkan_builder *builder, vulkan_dispatch *dispatch, const bpdq_op_linear *next, const dot_plan *plan) {
+  const bpdq_weight *weight = next->weight;
+  bool gate = next->transform.kind == BPDQ_TRANSFORM_SILU_GATE;
+  uint32_t covered = plan->variant.threads / plan->variant.slices / (gate ? 2 : 1);
+  if (!gate) bpdq_vulkan_read(dispatch, 4, bpdq_vulkan_whole(&next->transform.norm->vector));
+  bpdq_vulkan_write_scratch(builder, dispatch, 7, other_prepared(builder), prepared_bytes(weight, plan->wide));
+  bpdq_vulkan_push(dispatch, (uint32_t)weight->blocks);
+  dispatch->grid[0] = (uint32_t)bpdq_ceil_div((uint64_t)weight->blocks * VULKAN_BLOCK_COLUMNS, covered);
 }
 
 static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
-  static const char *const names[2][2][2] = {
-      {{"linear_dot8", "linear_dot8_subgroup"}, {"linear_dot8_split", "linear_dot8_split_subgroup"}},
-      {{"linear_dot16", "linear_dot16_subgroup"}, {"linear_dot16_split", "linear_dot16_split_subgroup"}}};
+  static const char *const names[2][2] = {{"linear_dot8", "linear_dot8_subgroup"}, {"linear_dot16", "linear_dot16_subgroup"}};
   const bpdq_weight *weight = p->weight;
   const vulkan_context *context = &builder->vulkan->context;
   dot_plan plan = plan_dot(builder, p, wide);
-  bool fused = plan.variant.fused, split = plan.variant.parts > 1;
+  const bpdq_op_linear *next = follower(builder, p, &plan);
   /* Up to 4 threads of each of 8 rows must be within a subgroup. */
   bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 32 && !context->is_cpu;
   const uint32_t constants[] = {plan.variant.threads,
@@ -255,34 +298,32 @@ static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide,
                                 (uint32_t)weight->planes,
                                 (uint32_t)weight->group,
                                 weight->number,
-                                fused ? p->transform : BPDQ_TRANSFORM_NONE,
-                                fused,
-                                fused ? plan.part_blocks : 1,
+                                p->transform,
+                                plan.source,
+                                plan.source == SOURCE_IN_MEMORY ? 1 : (uint32_t)weight->blocks,
                                 plan.batch,
-                                plan.variant.ahead};
-  if (!fused) BPDQ_TRY(add_quantize(builder, p, wide, error));
+                                plan.variant.ahead,
+                                next ? next->transform.kind : BPDQ_TRANSFORM_NONE};
+  if (plan.source != SOURCE_OWN && !is_prepared(builder, p)) BPDQ_TRY(add_quantize(builder, p, wide, error));
   for (int i = 0; i < weight->piece_count; i++) {
     const vulkan_piece *piece = &weight->pieces[i];
     vulkan_dispatch dispatch;
-    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, names[wide][split][subgroup], constants, 10, error));
+    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, names[wide][subgroup], constants, 11, error));
     bind_common(&dispatch, p, piece, p->input->desc.columns);
     set_grid(&dispatch, p, piece, plan.variant.threads / plan.variant.slices, plan.batch);
-    uint32_t ranges = dispatch.grid[0];
-    if (plan.variant.groups && dispatch.grid[0] > plan.variant.groups) dispatch.grid[0] = plan.variant.groups;
-    if (fused) {
+    bpdq_vulkan_read(&dispatch, 4, p->norm);
+    if (plan.source == SOURCE_OWN)
       bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
-      bpdq_vulkan_read(&dispatch, 4, p->norm);
-    } else {
-      bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_QUANTIZED);
-      bpdq_vulkan_read_scratch(&dispatch, 4, VULKAN_SCRATCH_SCALES);
-    }
-    if (split) {
-      dispatch.grid[2] = (uint32_t)bpdq_ceil_div((uint64_t)weight->blocks, plan.part_blocks);
-      bpdq_vulkan_write_scratch(builder, &dispatch, 4, VULKAN_SCRATCH_PARTIAL, (uint64_t)piece->rows * dispatch.grid[2] * 4);
-      bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, (uint64_t)ranges * 4);
-    }
+    else
+      bpdq_vulkan_read_scratch(&dispatch, 3, builder->prepared.scratch);
+    if (next)
+      bind_next(builder, &dispatch, next, &plan);
+    else
+      bpdq_vulkan_write(&dispatch, 7, bpdq_vulkan_whole(&p->output->buffer)); /* never used, but there must be something */
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
+  if (builder->prepared.tensor == p->op->output) builder->prepared.valid = false;
+  if (next) note_prepared(builder, next, other_prepared(builder));
   return BPDQ_OK;
 }
 
@@ -328,6 +369,7 @@ static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_er
 bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear *op, bpdq_error *error) {
   product p;
   BPDQ_TRY(check(builder, op, &p, error));
+  if (p.weight->kind == BPDQ_WEIGHT_DENSE && builder->prepared.tensor == op->output) builder->prepared.valid = false;
   bpdq_activations activations = builder->program->activations;
   if (!p.last && builder->program->max_tokens > VECTOR_TOKENS) {
     bool matrix =

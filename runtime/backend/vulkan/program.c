@@ -119,6 +119,7 @@ done:
 
 static bpdq_status add_op(vulkan_builder *builder, const bpdq_op *op, bpdq_error *error) {
   builder->op = op;
+  if (op->kind != BPDQ_OP_LINEAR) builder->prepared.valid = false; /* it may write the tensor */
   switch (op->kind) {
     case BPDQ_OP_TRANSFORM:
       return bpdq_vulkan_add_transform(builder, &op->transform, error);
@@ -142,6 +143,7 @@ static bpdq_status build(vulkan_builder *builder, bpdq_executable *executable, b
     const bpdq_op *op = &program->ops[i];
     if (i + 1 < program->count && bpdq_vulkan_can_fuse_rope(builder, op, op + 1)) {
       builder->op = op;
+      builder->prepared.valid = false;
       BPDQ_TRY(bpdq_vulkan_add_rope_attention(builder, &op->rope_cache, &op[1].attention, error));
       i++;
     } else {

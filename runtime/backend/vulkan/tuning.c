@@ -6,10 +6,10 @@
 
 #include "backend/vulkan/cache_file.h"
 
-#define HEADER "bpdq product variants 3\n"
+#define HEADER "bpdq product variants 4\n"
 #define FILE_LIMIT 65536
 #define LINE_BYTES 160
-#define NUMBERS 13 /* of a line: the key, then the variant */
+#define NUMBERS 11 /* of a line: the key, then the variant */
 
 /* One that is measured, or all zeros: the usual one. */
 static bool is_known(const vulkan_dot_variant *variant) {
@@ -48,7 +48,7 @@ static void keep(vulkan_tuning *tuning, const vulkan_choice *choice) {
 static void to_numbers(const vulkan_choice *choice, uint32_t numbers[NUMBERS]) {
   const vulkan_dot_variant *v = &choice->variant;
   memcpy(numbers, &choice->key, sizeof choice->key);
-  memcpy(numbers + 7, (uint32_t[]){v->threads, v->slices, v->ahead, v->parts, v->groups, v->fused}, 6 * sizeof *numbers);
+  memcpy(numbers + 7, (uint32_t[]){v->threads, v->slices, v->ahead, v->copied}, 4 * sizeof *numbers);
 }
 
 /* One line of decimal numbers with single blanks. */
@@ -63,8 +63,8 @@ static bool parse_line(const char *line, vulkan_choice *choice) {
     line++;
   }
   memcpy(&choice->key, numbers, sizeof choice->key);
-  choice->variant = (vulkan_dot_variant){numbers[7], numbers[8], numbers[9], numbers[10], numbers[11], numbers[12] == 1};
-  return numbers[12] <= 1 && is_known(&choice->variant);
+  choice->variant = (vulkan_dot_variant){numbers[7], numbers[8], numbers[9], numbers[10] == 1};
+  return numbers[10] <= 1 && is_known(&choice->variant);
 }
 
 bool bpdq_vulkan_tuning_parse(vulkan_tuning *tuning, const char *text, size_t size) {

@@ -3,17 +3,17 @@
 #include <stdlib.h>
 
 #define BUSY_THREADS 131072 /* about what fills a large device */
-#define LONG_BLOCKS 64      /* of a row whose columns are worth cutting */
 #define LEAST_THREADS 128   /* every Vulkan device has as many */
 
-/* Measured on an H200 (docs/benchmarks/log.md); the last three serve shapes and devices that the first four do not suit. */
-enum { MANY_ROWS, FEW_ROWS_NORM, FEW_ROWS, LONG_ROWS, LONG_ROWS_SMALL, APART, SMALL };
+/* Measured on an H200 (docs/benchmarks/log.md); the last ones serve shapes and devices that the first ones do not suit. */
+enum { MANY_ROWS, FEW_ROWS, FEW_ROWS_NORM, LONG_ROWS, SMALL };
 
-/* threads, slices, ahead, parts, groups, fused */
-static const vulkan_dot_variant variants[] = {
-    [MANY_ROWS] = {256, 4, 1, 1, 528, true},      [FEW_ROWS_NORM] = {512, 8, 1, 1, 132, true}, [FEW_ROWS] = {512, 16, 1, 1, 0, true},
-    [LONG_ROWS] = {512, 4, 1, 8, 0, true},        [LONG_ROWS_SMALL] = {256, 4, 1, 8, 0, true}, [APART] = {256, 4, 1, 1, 0, false},
-    [SMALL] = {LEAST_THREADS, 4, 2, 1, 396, true}};
+/* threads, slices, ahead, copied */
+static const vulkan_dot_variant variants[] = {[MANY_ROWS] = {256, 4, 1, true},
+                                              [FEW_ROWS] = {512, 16, 1, true},
+                                              [FEW_ROWS_NORM] = {LEAST_THREADS, 16, 1, true},
+                                              [LONG_ROWS] = {1024, 32, 1, true},
+                                              [SMALL] = {LEAST_THREADS, 4, 2, false}};
 
 const vulkan_dot_variant *bpdq_vulkan_dot_variants(size_t *count) {
   *count = sizeof variants / sizeof *variants;
@@ -21,8 +21,7 @@ const vulkan_dot_variant *bpdq_vulkan_dot_variants(size_t *count) {
 }
 
 bool bpdq_vulkan_same_variant(const vulkan_dot_variant *a, const vulkan_dot_variant *b) {
-  return a->threads == b->threads && a->slices == b->slices && a->ahead == b->ahead && a->parts == b->parts && a->groups == b->groups &&
-         a->fused == b->fused;
+  return a->threads == b->threads && a->slices == b->slices && a->ahead == b->ahead && a->copied == b->copied;
 }
 
 bool bpdq_vulkan_forced_variant(vulkan_dot_variant *variant) {
@@ -37,16 +36,13 @@ bool bpdq_vulkan_forced_variant(vulkan_dot_variant *variant) {
 
 /* Few rows are spread over many threads each, so that small matrices fill the device too; one thread reads at least one block. */
 static vulkan_dot_variant spread(const vulkan_dot_shape *shape) {
-  vulkan_dot_variant variant = variants[APART];
-  variant.fused = shape->tokens == 1 && shape->transform != BPDQ_TRANSFORM_SILU_GATE;
+  vulkan_dot_variant variant = variants[MANY_ROWS];
   while (variant.slices < 32 && shape->rows * variant.slices < BUSY_THREADS && variant.slices * 2 <= shape->blocks) variant.slices *= 2;
   return variant;
 }
 
 static vulkan_dot_variant winner(const vulkan_dot_shape *shape) {
-  bool gate = shape->transform == BPDQ_TRANSFORM_SILU_GATE;
-  if (shape->is_cpu || shape->tokens > 1 || (gate && shape->blocks < LONG_BLOCKS)) return spread(shape);
-  if (gate) return variants[LONG_ROWS];
+  if (shape->is_cpu || shape->tokens > 1) return spread(shape);
   if (shape->rows * variants[MANY_ROWS].slices >= BUSY_THREADS) return variants[MANY_ROWS];
   return variants[shape->transform == BPDQ_TRANSFORM_RMS_NORM ? FEW_ROWS_NORM : FEW_ROWS];
 }

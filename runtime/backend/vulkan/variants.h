@@ -8,9 +8,7 @@ typedef struct vulkan_dot_variant {
   uint32_t threads; /* of a work group */
   uint32_t slices;  /* threads that share a row */
   uint32_t ahead;   /* blocks of weights that a thread requests before it needs them */
-  uint32_t parts;   /* about so many work groups share the columns of a row; 1: they are not cut */
-  uint32_t groups;  /* at most so many work groups share the rows; 0: each takes one range of rows */
-  bool fused;       /* each work group prepares the input itself; else a dispatch of its own does it once */
+  bool copied;      /* each work group copies the input to its shared memory */
 } vulkan_dot_variant;
 
 /* Every variant that is worth a measurement. */

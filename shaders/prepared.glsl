@@ -1,0 +1,11 @@
+// Where the parts of an input that was prepared for linear_dot.comp lie. Per row, with `blocks` of 128 columns:
+//   uvec4 [8 (then 8 for the low bytes of int16)][blocks]   packed integers (integers.glsl): uint b of a word's 8 holds columns b, b + 8,
+//                                                           b + 16, b + 24 of its 32; the uvec4's index and component are 2 (word % 4) +
+//                                                           b / 4 and b % 4, so that neighbouring blocks lie side by side
+//   vec2  [4 blocks]                                        scale and sum of a word's dequantized values
+//   float [4 blocks]                                        sum of the squares of a word's values before a norm's weights
+// A norm's 1 / rms is not in the values: whoever multiplies them applies it at the end. Zeros fill the columns past the input's.
+uint prepared_row(uint blocks) { return blocks * (8 * BYTES + 3); } // uvec4
+uint packed_at(uint blocks, uint word, uint b) { return (2 * (word % 4) + b / 4) * blocks + word / 4; }
+uint scales_at(uint blocks) { return blocks * 8 * BYTES; }          // uvec4
+uint squares_at(uint blocks) { return blocks * (8 * BYTES + 2); }   // uvec4
