@@ -13,7 +13,10 @@ static void free_ring(vulkan_uploader *uploader) {
   for (int i = 0; i < VULKAN_UPLOAD_SLOTS; i++) {
     bpdq_vulkan_commands_destroy(context, &uploader->slots[i].commands);
     bpdq_vulkan_release(uploader->memory, &uploader->slots[i].staging);
+    bpdq_vulkan_release(uploader->memory, &uploader->slots[i].device);
   }
+  bpdq_pool_destroy(uploader->threads);
+  uploader->threads = NULL;
   if (uploader->pool) context->vk.DestroyDescriptorPool(context->device, uploader->pool, NULL);
   uploader->pool = VK_NULL_HANDLE;
   uploader->ready = false;
@@ -26,6 +29,7 @@ void bpdq_vulkan_uploader_destroy(vulkan_uploader *uploader) {
 static bpdq_status make_ring(vulkan_uploader *uploader, bpdq_error *error) {
   VkDescriptorSet sets[VULKAN_UPLOAD_SLOTS];
   bpdq_status status = bpdq_vulkan_create_sets(uploader->pipelines, VULKAN_UPLOAD_SLOTS, &uploader->pool, sets, error);
+  if (status == BPDQ_OK) status = bpdq_staging_pool_create(&uploader->threads, error);
   for (int i = 0; i < VULKAN_UPLOAD_SLOTS && status == BPDQ_OK; i++) {
     vulkan_upload_slot *slot = &uploader->slots[i];
     slot->set = sets[i];
@@ -33,6 +37,9 @@ static bpdq_status make_ring(vulkan_uploader *uploader, bpdq_error *error) {
     if (status == BPDQ_OK)
       status =
           bpdq_vulkan_allocate(uploader->memory, VULKAN_MEMORY_UPLOAD, VULKAN_UPLOAD_SLOT_BYTES, "staging memory", &slot->staging, error);
+    if (status == BPDQ_OK)
+      status =
+          bpdq_vulkan_allocate(uploader->memory, VULKAN_MEMORY_DEVICE, VULKAN_UPLOAD_SLOT_BYTES, "the upload ring", &slot->device, error);
   }
   if (status == BPDQ_OK)
     uploader->ready = true;
@@ -41,8 +48,12 @@ static bpdq_status make_ring(vulkan_uploader *uploader, bpdq_error *error) {
   return status;
 }
 
+bpdq_status bpdq_vulkan_upload_start(vulkan_uploader *uploader, bpdq_error *error) {
+  return uploader->ready ? BPDQ_OK : make_ring(uploader, error);
+}
+
 bpdq_status bpdq_vulkan_upload_begin(vulkan_uploader *uploader, vulkan_upload_slot **slot, bpdq_error *error) {
-  if (!uploader->ready) BPDQ_TRY(make_ring(uploader, error));
+  BPDQ_TRY(bpdq_vulkan_upload_start(uploader, error));
   vulkan_upload_slot *next = &uploader->slots[uploader->next];
   uploader->next = (uploader->next + 1) % VULKAN_UPLOAD_SLOTS;
   BPDQ_TRY(bpdq_vulkan_commands_wait(uploader->context, &next->commands, error));
@@ -55,6 +66,13 @@ bpdq_status bpdq_vulkan_upload_end(vulkan_uploader *uploader, vulkan_upload_slot
   bpdq_vulkan_barrier(uploader->context, slot->commands.buffer, false);
   BPDQ_TRY(bpdq_vulkan_commands_end(uploader->context, &slot->commands, error));
   return bpdq_vulkan_commands_submit(uploader->context, &slot->commands, error);
+}
+
+void bpdq_vulkan_upload_copy(vulkan_uploader *uploader, vulkan_upload_slot *slot, const vulkan_buffer *target, uint64_t offset,
+                             uint64_t bytes) {
+  VkBufferCopy copy = {slot->staging.offset, target->offset + offset, bytes};
+  uploader->context->vk.CmdCopyBuffer(slot->commands.buffer, slot->staging.buffer, target->buffer, 1, &copy);
+  bpdq_vulkan_barrier(uploader->context, slot->commands.buffer, false);
 }
 
 bpdq_status bpdq_vulkan_upload_dispatch(vulkan_uploader *uploader, vulkan_upload_slot *slot, const char *name,
