@@ -33,6 +33,7 @@ struct bpdq_streams_desc {
   const volatile int *cancel; /* NULL, or a flag: set, captures stop with BPDQ_ERROR_CANCELLED */
   const char *backend;        /* NULL, or where the forward passes run whatever the algebra: "cpu", "vulkan", "cuda" */
   int device;                 /* of that backend, or -1: its best */
+  uint64_t device_memory;     /* bytes that it may take; 0: all */
   const char *spill_folder;   /* where activations may go that memory has no room for (stream_memory.h), or NULL */
   bool spill;                 /* they go there in any case, if not to a device */
   const bpdq_log *log;        /* may be NULL */

@@ -116,7 +116,7 @@ bpdq_status bpdq_forward_shrink(bpdq_forward *f, bpdq_error *error) { return hal
 static bpdq_status start(bpdq_forward *f, bpdq_error *error) {
   const bpdq_forward_desc *desc = &f->desc;
   char *cache = bpdq_cache_folder();
-  bpdq_backend_options options = {.device = desc->device, .threads = desc->threads, .cache_folder = cache};
+  bpdq_backend_options options = {.device = desc->device, .threads = desc->threads, .memory_cap = desc->memory_cap, .cache_folder = cache};
   if (desc->log) options.log = *desc->log;
   /* The default is the same everywhere, whatever the environment names for running models. */
   if (!desc->backend) options.device = 0;

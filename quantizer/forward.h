@@ -23,6 +23,7 @@ typedef enum bpdq_activation {
 typedef struct bpdq_forward_desc {
   const char *backend; /* "cpu", "vulkan", "cuda"; NULL: cpu */
   int device;          /* of that backend, or -1: its best */
+  uint64_t memory_cap; /* bytes of the device's memory; 0: none */
   int threads;         /* 0: one per core */
   const bpdq_config *config;
   int64_t length;      /* tokens of a window */

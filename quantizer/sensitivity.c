@@ -111,8 +111,8 @@ static double divergence_of(float *logits, const float *p, double entropy, int64
 
 /* ---- forward passes ---- */
 
-/* x [tokens, hidden] through one block; `out` may be `x`. */
-static bpdq_status run_block(bpdq_sensitivity *s, const bpdq_block *block, const float *x, float *out, bpdq_error *error) {
+/* BPDQ_ERROR_MEMORY where the device has no room for the block, before anything has run. */
+static bpdq_status try_block(bpdq_sensitivity *s, const bpdq_block *block, const float *x, float *out, bpdq_error *error) {
   int64_t hidden = s->checkpoint->config.hidden_size;
   bpdq_forward_program program = bpdq_forward_begin(&s->forward);
   bpdq_status status;
@@ -130,6 +130,15 @@ static bpdq_status run_block(bpdq_sensitivity *s, const bpdq_block *block, const
 done:
   bpdq_forward_program_free(&program);
   return status;
+}
+
+/* x [tokens, hidden] through one block; `out` may be `x`. */
+static bpdq_status run_block(bpdq_sensitivity *s, const bpdq_block *block, const float *x, float *out, bpdq_error *error) {
+  for (;;) {
+    bpdq_status status = try_block(s, block, x, out, error);
+    if (status != BPDQ_ERROR_MEMORY) return status;
+    BPDQ_TRY(bpdq_forward_shrink(&s->forward, error));
+  }
 }
 
 typedef struct comparison {
@@ -179,6 +188,7 @@ static bpdq_status load(bpdq_sensitivity *s, bpdq_error *error) {
   BPDQ_TRY(bpdq_pool_create(s->options->threads, &s->pool, error));
   bpdq_forward_desc desc = {.backend = s->options->backend,
                             .device = s->options->device,
+                            .memory_cap = s->options->backend ? (uint64_t)s->options->device_memory : 0,
                             .threads = s->options->threads,
                             .config = c,
                             .length = s->windows->length,

@@ -298,6 +298,7 @@ static bpdq_status start(host_streams *s, bpdq_error *error) {
   s->hidden = config->hidden_size;
   bpdq_forward_desc forward = {.backend = desc->backend,
                                .device = desc->device,
+                               .memory_cap = desc->device_memory,
                                .threads = desc->threads,
                                .config = config,
                                .length = desc->calibration->length,

@@ -104,6 +104,7 @@ static int run(const command *self, int argc, char **argv) {
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
+  flags.backend = own.backend;
   if (!quantizing_options(self, &flags, &chosen, &code)) return code;
   if (own.device >= 0 && !own.backend) return options_wrong(self, "--device is of a backend: add --backend NAME");
   if (!own.calibration && chosen.method != BPDQ_METHOD_RTN) return options_wrong(self, "--calib FILE is missing");
@@ -115,7 +116,6 @@ static int run(const command *self, int argc, char **argv) {
   chosen.chat_template = own.as_chat;
   chosen.samples = own.samples;
   chosen.sequence_length = own.sequence_length;
-  chosen.backend = own.backend;
   chosen.device = (int)own.device;
   chosen.bits = own.bits;
   chosen.head_bits = (int)own.head_bits;

@@ -21,7 +21,7 @@ static const option options[] = {
     {0, "devices", OPTION_TEXT, offsetof(quantizing_flags, devices), "N,N",
      "CUDA devices that share the work, by number (instead of --algebra)", 0, 0, NULL},
     {0, "device-memory", OPTION_NUMBER, offsetof(quantizing_flags, device_memory), "GIB",
-     "how much of a CUDA device's memory may be taken (default: all that is free)", 0, 1e6, NULL},
+     "how much of a device's memory may be taken (default: all that is free)", 0, 1e6, NULL},
     {'t', "threads", OPTION_INTEGER, offsetof(quantizing_flags, threads), "N", "CPU threads (default: one per core)", 0, 4096, NULL},
     {0, "compare-gptq", OPTION_FLAG, offsetof(quantizing_flags, compare_gptq), NULL, "also run GPTQ on each layer, for the report", 0, 0,
      NULL},
@@ -107,10 +107,13 @@ static bool choose_algebra(const command *command, quantizing_flags *f, bpdq_qua
 bool quantizing_options(const command *command, quantizing_flags *f, bpdq_quantize_options *options, int *exit_code) {
   *options = bpdq_quantize_default_options();
   if (!choose_algebra(command, f, options, exit_code)) return false;
-  if (f->device_memory > 0 && strncmp(options->algebra, "cuda", 4)) {
-    *exit_code = options_wrong(command, "--device-memory is for CUDA devices: add --devices N or --algebra cuda");
+  if (f->device_memory > 0 && strncmp(options->algebra, "cuda", 4) && !f->backend) {
+    *exit_code = options_wrong(command,
+                               "--device-memory is for CUDA devices and backends: add --devices N, --algebra cuda or, with quantize, "
+                               "--backend NAME");
     return false;
   }
+  options->backend = f->backend;
   options->device_memory = f->device_memory * (1 << 30);
   if (f->group % 32) {
     *exit_code = options_wrong(command, "--group: %lld is not a multiple of 32", (long long)f->group);

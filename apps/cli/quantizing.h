@@ -13,7 +13,7 @@ typedef struct quantizing_flags {
   int64_t planes, group, iterations, restarts, rounds, sweeps, final_sweeps, threads;
   double damping, alpha, target_damping, device_memory; /* device_memory: GiB */
   bool dense_target, residual_target, best_per_row, several_starts, coordinate_descent, joint_refit, compare_gptq;
-  const char *algebra, *devices;
+  const char *algebra, *devices, *backend;          /* backend: an option of `quantize` alone */
   char device_algebra[MAX_QUANTIZING_DEVICES * 16]; /* what `devices` means */
   bool json, quiet;
 } quantizing_flags;

@@ -124,7 +124,7 @@ typedef struct bpdq_quantize_options {
                            sensitivities for `bits` is on the CPU unless a backend is named */
   int device;           /* of that backend; -1 (default): its best */
   int threads;          /* 0: one per core */
-  double device_memory; /* bytes that may be taken of a device's memory; 0 (default): all */
+  double device_memory; /* bytes that the algebra, and the backend where one is named, may take of a device's memory; 0 (default): all */
   bool compare_gptq;    /* also run GPTQ on each layer, for the report */
   bool resume;          /* go on with the interrupted run that left DST.partial behind; without one start anew */
   bool overwrite;       /* replace an existing output folder; default false: refuse */

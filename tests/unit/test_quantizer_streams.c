@@ -321,22 +321,56 @@ static void streams_follow_the_definition(void **unused) {
   assert_true(agree);
 }
 
+/* What windows_do_not_depend_on_each_other and replays_repeat_every_bit change. */
+typedef struct way {
+  const char *backend;
+  int threads;
+  int64_t windows; /* the first of the model's */
+  uint64_t device_memory;
+  bool captured, spilled; /* stage by stage with statistics; inputs computed again instead of kept */
+} way;
+
+static void capture_block(bpdq_algebra *algebra, bpdq_streams *streams, const bpdq_block *dense, const bpdq_block *quantized) {
+  static const int FIRST[] = {BPDQ_Q, BPDQ_O, BPDQ_GATE, BPDQ_DOWN};
+  for (bpdq_stage stage = 0; stage < BPDQ_STAGES; stage++) {
+    const bpdq_block_linear *first = &quantized->linears[FIRST[stage]];
+    bpdq_statistics_desc desc = bpdq_streams_statistics(streams, stage, "test", first->rows, first->columns);
+    bpdq_statistics *statistics;
+    CHECK(algebra->statistics_create(algebra, &desc, &statistics, error));
+    CHECK(streams->capture(streams, stage, dense, quantized, statistics, error));
+    algebra->statistics_destroy(algebra, statistics);
+  }
+  CHECK(streams->finish_block(streams, quantized, error));
+}
+
 /* The streams behind a block, [2][windows * length * hidden]; malloc'ed. */
-static float *move_through_block(const tiny_model *m, int threads, int64_t windows) {
+static float *move_through_block(const tiny_model *m, const way *way) {
   uint64_t seed = 5;
   tiny_checkpoint tiny;
   make_tiny_checkpoint(m, &seed, &tiny);
   bpdq_block dense = random_block(m, &seed), quantized = changed_block(m, &dense, &seed);
   bpdq_algebra *algebra = make("cpu");
   bpdq_streams *streams;
-  tiny.calibration.count = windows;
-  bpdq_streams_desc desc = {.checkpoint = &tiny.checkpoint, .calibration = &tiny.calibration, .dense_target = true, .threads = threads};
+  tiny.calibration.count = way->windows;
+  bpdq_streams_desc desc = {.checkpoint = &tiny.checkpoint,
+                            .calibration = &tiny.calibration,
+                            .dense_target = true,
+                            .residual_target = true,
+                            .threads = way->threads,
+                            .backend = way->backend,
+                            .device = device,
+                            .device_memory = way->device_memory,
+                            .spill_folder = "/tmp",
+                            .spill = way->spilled};
   CHECK(bpdq_streams_create(algebra, &desc, &streams, error));
-  CHECK(bpdq_streams_replay(streams, &dense, &quantized, error));
+  if (way->captured)
+    capture_block(algebra, streams, &dense, &quantized);
+  else
+    CHECK(bpdq_streams_replay(streams, &dense, &quantized, error));
   int64_t values = m->length * m->hidden;
   float *out = calloc((size_t)(2 * m->windows * values), sizeof *out);
   assert_non_null(out);
-  for (int64_t i = 0; i < windows; i++) CHECK(streams->read(streams, i, out + i * values, out + (m->windows + i) * values, error));
+  for (int64_t i = 0; i < way->windows; i++) CHECK(streams->read(streams, i, out + i * values, out + (m->windows + i) * values, error));
   bpdq_streams_destroy(streams);
   algebra->destroy(algebra);
   bpdq_block_free(&dense);
@@ -345,28 +379,69 @@ static float *move_through_block(const tiny_model *m, int threads, int64_t windo
   return out;
 }
 
-/* Neither the threads nor the windows beside it change a bit of a window. */
+static const tiny_model BITS = {"", 40, 104, 4, 2, 16, 9, 61, true, true, true, false, 0, 0};
+
+/* Neither the threads nor the windows beside it nor the size of a batch change a bit of a window on the CPU. */
 static void windows_do_not_depend_on_each_other(void **unused) {
   (void)unused;
-  static const tiny_model MODEL = {"", 40, 104, 4, 2, 16, 9, 61, true, true, true, false, 0, 0};
-  size_t values = (size_t)(MODEL.length * MODEL.hidden), all = (size_t)MODEL.windows * values;
-  float *expected = move_through_block(&MODEL, 1, MODEL.windows);
-  for (int threads = 2; threads <= 3; threads++) {
-    float *found = move_through_block(&MODEL, threads, MODEL.windows);
-    assert_memory_equal(found, expected, 2 * all * sizeof *found);
+  size_t values = (size_t)(BITS.length * BITS.hidden), all = (size_t)BITS.windows * values;
+  float *expected = move_through_block(&BITS, &(way){.threads = 1, .windows = BITS.windows});
+  const way ways[] = {{.threads = 2, .windows = BITS.windows},
+                      {.threads = 3, .windows = BITS.windows},
+                      {.threads = 2, .windows = 2},
+                      {.backend = "cpu", .threads = 2, .windows = BITS.windows, .device_memory = 1200 << 10}}; /* of 3 MiB for all rows */
+  for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+    float *found = move_through_block(&BITS, &ways[i]);
+    size_t same = (size_t)ways[i].windows * values;
+    assert_memory_equal(found, expected, same * sizeof *found);
+    assert_memory_equal(found + all, expected + all, same * sizeof *found);
     free(found);
   }
-  float *fewer = move_through_block(&MODEL, 2, 2);
-  assert_memory_equal(fewer, expected, 2 * values * sizeof *fewer);
-  assert_memory_equal(fewer + all, expected + all, 2 * values * sizeof *fewer);
-  free(fewer);
   free(expected);
+}
+
+/* A resumed run replays blocks, whether memory has room for the captured inputs or not: every backend gives the same bits again. */
+static void replays_repeat_every_bit(void **unused) {
+  (void)unused;
+  size_t count, bytes = (size_t)(2 * BITS.windows * BITS.length * BITS.hidden) * sizeof(float);
+  const bpdq_backend_registration *const *backends = bpdq_backend_registrations(&count);
+  for (size_t b = 0; b < count; b++) {
+    const char *name = backends[b]->name;
+    if (only_backend ? strcmp(only_backend, name) != 0 : !has_device(backends[b])) continue;
+    float *expected = move_through_block(&BITS, &(way){.backend = name, .threads = 2, .windows = BITS.windows, .captured = true});
+    const way ways[] = {{.backend = name, .threads = 2, .windows = BITS.windows},
+                        {.backend = name, .threads = 2, .windows = BITS.windows, .spilled = true},
+                        {.backend = name, .threads = 2, .windows = BITS.windows, .captured = true, .spilled = true}};
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+      float *found = move_through_block(&BITS, &ways[i]);
+      assert_memory_equal(found, expected, bytes);
+      free(found);
+    }
+    free(expected);
+  }
+}
+
+static void too_little_device_memory_is_an_error(void **unused) {
+  (void)unused;
+  uint64_t seed = 5;
+  tiny_checkpoint tiny;
+  make_tiny_checkpoint(&BITS, &seed, &tiny);
+  bpdq_algebra *algebra = make("cpu");
+  bpdq_streams *streams;
+  bpdq_error error = {0};
+  bpdq_streams_desc desc = {.checkpoint = &tiny.checkpoint, .calibration = &tiny.calibration, .backend = "cpu", .device = -1};
+  desc.device_memory = 16 << 10;
+  assert_int_equal(bpdq_streams_create(algebra, &desc, &streams, &error), BPDQ_ERROR_MEMORY);
+  assert_null(streams);
+  assert_non_null(strstr(error.message, "memory cap"));
+  algebra->destroy(algebra);
+  free_tiny_checkpoint(&tiny);
 }
 
 int main(int count, char **arguments) {
   if (count > 1) only_backend = arguments[1];
   if (count > 2) device = atoi(arguments[2]);
-  const struct CMUnitTest tests[] = {cmocka_unit_test(streams_follow_the_definition),
-                                     cmocka_unit_test(windows_do_not_depend_on_each_other)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(streams_follow_the_definition), cmocka_unit_test(windows_do_not_depend_on_each_other),
+                                     cmocka_unit_test(replays_repeat_every_bit), cmocka_unit_test(too_little_device_memory_is_an_error)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
