@@ -1,7 +1,9 @@
 /* Transforms on their own. */
 #include "backend/vulkan/builder.h"
+#include "core/checked.h"
 
 #define THREADS 256
+#define THREAD_COLUMNS 16 /* of transform_half.comp, about, where work groups share a row */
 
 static bpdq_status check_transform(const vulkan_builder *builder, const bpdq_transform *transform, int64_t width, bpdq_error *error) {
   if (transform->kind != BPDQ_TRANSFORM_RMS_NORM) return BPDQ_OK;
@@ -26,8 +28,8 @@ static bpdq_status start_transform(vulkan_builder *builder, vulkan_dispatch *dis
                                    bpdq_tensor input, int64_t width, int64_t output_stride, bpdq_error *error) {
   const vulkan_tensor *x;
   BPDQ_TRY(bpdq_vulkan_transform_input(builder, transform, input, width, &x, error));
-  const uint32_t constants[] = {THREADS, (uint32_t)transform->kind};
-  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, dispatch, name, constants, 2, error));
+  const uint32_t constants[] = {THREADS, (uint32_t)transform->kind, width % 4 == 0 && x->desc.columns % 4 == 0};
+  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, dispatch, name, constants, 3, error));
   bpdq_vulkan_read_scratch(dispatch, 0, VULKAN_SCRATCH_RUN);
   bpdq_vulkan_read(dispatch, 1, bpdq_vulkan_whole(&x->buffer));
   bpdq_vulkan_read(dispatch, 2, bpdq_vulkan_whole(transform->norm ? &transform->norm->vector : &x->buffer));
@@ -52,6 +54,8 @@ bpdq_status bpdq_vulkan_add_transform_f16(vulkan_builder *builder, const bpdq_tr
                                           int64_t padded_width, int64_t padded_rows, bpdq_error *error) {
   vulkan_dispatch dispatch;
   BPDQ_TRY(start_transform(builder, &dispatch, "transform_half", transform, input, width, padded_width / 2, error));
+  if (transform->kind != BPDQ_TRANSFORM_RMS_NORM)
+    dispatch.grid[1] = (uint32_t)bpdq_ceil_div((uint64_t)padded_width, THREADS * THREAD_COLUMNS);
   bpdq_vulkan_write_scratch(builder, &dispatch, 3, VULKAN_SCRATCH_TRANSFORMED, (uint64_t)padded_rows * (uint64_t)padded_width * 2);
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
 }
