@@ -1,6 +1,7 @@
 /* Several algebras of one kind as one: the devices of a host share the layers of a block. Each part runs on a thread of its own.
  *
- *   streams     each part moves a range of the calibration windows and captures it into its own part of the statistics
+ *   streams     each part moves a range of the calibration windows and captures it into its own part of the statistics; where a
+ *               backend is named for the forward passes, one pass over all windows feeds them (statistics_add)
  *   statistics  each part sums a share of the tokens; statistics_finish adds the sums up on part 0 and copies the result to the others
  *   inputs      exist on every part, and each factorises for itself: waiting for another's factor would take no less time
  *   work        each part has a range of rows, in whole BPDQ_MULTI_ROWS but for the last; parts that would have none are left out

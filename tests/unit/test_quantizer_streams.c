@@ -323,7 +323,7 @@ static void streams_follow_the_definition(void **unused) {
 
 /* What windows_do_not_depend_on_each_other and replays_repeat_every_bit change. */
 typedef struct way {
-  const char *backend;
+  const char *algebra, *backend; /* algebra: NULL is "cpu" */
   int threads;
   int64_t windows; /* the first of the model's */
   uint64_t device_memory;
@@ -349,7 +349,7 @@ static float *move_through_block(const tiny_model *m, const way *way) {
   tiny_checkpoint tiny;
   make_tiny_checkpoint(m, &seed, &tiny);
   bpdq_block dense = random_block(m, &seed), quantized = changed_block(m, &dense, &seed);
-  bpdq_algebra *algebra = make("cpu");
+  bpdq_algebra *algebra = make(way->algebra ? way->algebra : "cpu");
   bpdq_streams *streams;
   tiny.calibration.count = way->windows;
   bpdq_streams_desc desc = {.checkpoint = &tiny.checkpoint,
@@ -389,6 +389,8 @@ static void windows_do_not_depend_on_each_other(void **unused) {
   const way ways[] = {{.threads = 2, .windows = BITS.windows},
                       {.threads = 3, .windows = BITS.windows},
                       {.threads = 2, .windows = 2},
+                      {.algebra = "cpu+cpu", .threads = 2, .windows = BITS.windows},
+                      {.algebra = "cpu+cpu", .backend = "cpu", .threads = 2, .windows = BITS.windows, .captured = true},
                       {.backend = "cpu", .threads = 2, .windows = BITS.windows, .device_memory = 1200 << 10}}; /* of 3 MiB for all rows */
   for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
     float *found = move_through_block(&BITS, &ways[i]);
