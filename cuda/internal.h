@@ -10,7 +10,7 @@
 #include "layout.h"
 
 #define STAGING_SLOTS 4
-#define STAGING_SLOT_BYTES ((size_t)16 << 20)
+#define STAGING_SLOT_BYTES ((size_t)8 << 20)
 
 /* One slot of the upload ring: pinned host memory and device memory of the same size. */
 typedef struct cuda_slot {

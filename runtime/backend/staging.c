@@ -7,8 +7,9 @@
 #include "core/half.h"
 #include "core/platform.h"
 
-#define MOST_THREADS 8
-#define PIECE_BYTES ((size_t)1 << 20) /* of work that a thread takes at once */
+#define MOST_THREADS 12
+/* Work that a thread takes at once. A slot's copy is over when its last piece is: with 1 MiB the rate was two thirds of this one's. */
+#define PIECE_BYTES ((size_t)128 << 10)
 
 bpdq_status bpdq_staging_pool_create(bpdq_pool **pool, bpdq_error *error) {
   int cores = bpdq_cpu_count();

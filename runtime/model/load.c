@@ -8,6 +8,7 @@
 #include "core/checked.h"
 #include "core/half.h"
 #include "model/model.h"
+#include "model/prefetch.h"
 
 #define SCRATCH_ESTIMATE (512ull << 20) /* activations and staging of one session, for the choice of a device */
 #define DEFAULT_CONTEXT 4096
@@ -69,6 +70,15 @@ static void count_source(bpdq_model *model, const bpdq_linear_source *source) {
   model->quantized_bits += 8 * (source->bits->bytes + source->coefficients->bytes);
 }
 
+/* "model.layers.3.mlp.gate_proj, up_proj": a message about one of them names them all. */
+static void name_stack(const bpdq_linear_source *const *sources, int first, int last, char *name, size_t size) {
+  size_t used = (size_t)snprintf(name, size, "%s", sources[first]->name);
+  for (int i = first + 1; i < last && used < size; i++) {
+    const char *dot = strrchr(sources[i]->name, '.');
+    used += (size_t)snprintf(name + used, size - used, ", %s", dot ? dot + 1 : sources[i]->name);
+  }
+}
+
 /* Uploads sources[first..last) as one weight, with their biases as one vector. */
 static bpdq_status load_piece(loader *l, const bpdq_linear_source *const *sources, int first, int last, bool is_head, bpdq_weight **weight,
                               bpdq_weight **bias, bpdq_error *error) {
@@ -84,8 +94,10 @@ static bpdq_status load_piece(loader *l, const bpdq_linear_source *const *source
     count_source(l->model, source);
   }
   const bpdq_linear_source *source = sources[first];
+  char name[256];
+  name_stack(sources, first, last, name, sizeof name);
   bpdq_weight_desc desc = {source->weight ? BPDQ_WEIGHT_DENSE : BPDQ_WEIGHT_PLANES,
-                           source->name,
+                           name,
                            source->columns,
                            source->planes,
                            source->group,
@@ -95,7 +107,7 @@ static bpdq_status load_piece(loader *l, const bpdq_linear_source *const *source
                            is_head};
   BPDQ_TRY(backend->weight_create(backend, &desc, weight, error));
   if (any_bias) {
-    bpdq_weight_desc bias_desc = {BPDQ_WEIGHT_VECTOR, source->name, 1, 0, 0, biases, last - first, false, false};
+    bpdq_weight_desc bias_desc = {BPDQ_WEIGHT_VECTOR, name, 1, 0, 0, biases, last - first, false, false};
     BPDQ_TRY(backend->weight_create(backend, &bias_desc, bias, error));
   }
   for (int i = first; i < last; i++) {
@@ -309,8 +321,11 @@ static bpdq_status load_all(bpdq_model *model, const char *folder, const bpdq_mo
   model->weight_bytes = model->checkpoint.weight_bytes;
   text_loader text = {.model = model, .folder = folder, .options = options};
   loader l = {model, &text.failed, options->progress, options->progress_user, NULL};
+  bpdq_prefetch prefetch;
+  bpdq_prefetch_start(&prefetch, &model->checkpoint);
   start_text_loader(&text);
   bpdq_status status = load_onto_device(&l, options, &device_seconds, error);
+  bpdq_prefetch_stop(&prefetch);
   BPDQ_TRY(finish_text_loader(&text, status, error));
   model->load_seconds = seconds_since(start);
   log_rate(model, device_seconds, text.seconds);

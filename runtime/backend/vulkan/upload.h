@@ -8,7 +8,7 @@
 #include "backend/vulkan/commands.h"
 
 #define VULKAN_UPLOAD_SLOTS 4
-#define VULKAN_UPLOAD_SLOT_BYTES ((uint64_t)16 << 20)
+#define VULKAN_UPLOAD_SLOT_BYTES ((uint64_t)8 << 20)
 
 typedef struct vulkan_upload_slot {
   vulkan_commands commands;
