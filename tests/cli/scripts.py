@@ -1,4 +1,4 @@
-"""The scripts that draw and compare what bpdq reports: plot-report and compare-methods on the small model."""
+"""The scripts that draw, compare and measure: plot-report and compare-methods on the small model, bench-load on a tiny one."""
 
 import csv
 import subprocess
@@ -48,11 +48,20 @@ def compare_methods(checks, folder):
     checks.that(again.returncode == 0 and "quantize" not in again.stderr, f"compare-methods does not keep its rows: {again.stderr}")
 
 
+def bench_load(checks, folder):
+    loaded = script("bench-load", "--shape", "tiny", "--backends", "cpu", "--loads", "2", "--folder", folder, "--bpdq", BPDQ)
+    checks.that(loaded.returncode == 0, f"bench-load: {loaded.stderr}")
+    rows = [line.split("|") for line in loaded.stdout.splitlines() if line.startswith("| cpu")]
+    checks.that(len(rows) == 2 and all(float(row[4]) > 0 and float(row[6]) > 0 for row in rows), f"bench-load: {loaded.stdout}")
+    checks.that(not list(folder.glob("bpdq-load-*")), "bench-load leaves its checkpoint behind")
+
+
 def main():
     checks = Checks()
     with scratch() as name:
         plot_report(checks, Path(name))
         compare_methods(checks, Path(name))
+        bench_load(checks, Path(name))
     checks.finish()
 
 
