@@ -25,8 +25,8 @@ typedef struct host_streams {
   int64_t tokens, hidden, widest; /* tokens: of all windows; widest: columns of the widest linear input */
   bpdq_stream_memory memory;      /* of the residual streams */
   float *quantized, *dense;       /* [tokens, hidden]; dense is NULL when not kept */
-  float *kept;                    /* [tokens, widest], or NULL: computed again */
-  float *inputs, *dense_inputs;   /* of one batch [forward.rows, widest] */
+  float *kept;                    /* captured inputs of o or down [tokens, their columns], or NULL: computed again */
+  float *inputs, *dense_inputs;   /* of one batch [forward.rows, columns]; of the dense stream those behind a norm only */
   float *outputs;                 /* what o or down should have put out, for one batch [forward.rows, hidden] */
 } host_streams;
 
@@ -117,10 +117,15 @@ typedef struct batch {
   int64_t first, rows;
 } batch;
 
+static float *kept_rows(const batch *b, bpdq_stage stage) {
+  const host_streams *s = b->pass->streams;
+  return s->kept + b->first * bpdq_forward_width(&s->forward, input_of(stage));
+}
+
 /* Rows of the captured input: in the kept memory, or the batch's. */
 static float *captured_rows(const batch *b) {
   const host_streams *s = b->pass->streams;
-  return keeps(b->pass) ? s->kept + b->first * s->widest : s->inputs;
+  return keeps(b->pass) ? kept_rows(b, b->pass->stage) : s->inputs;
 }
 
 static bpdq_status move_quantized(const batch *b, bpdq_error *error) {
@@ -131,7 +136,7 @@ static bpdq_status move_quantized(const batch *b, bpdq_error *error) {
   float *x = s->quantized + b->first * s->hidden;
   if (!p->quantized.op_count) return BPDQ_OK;
   BPDQ_TRY(bpdq_forward_write(f, BPDQ_HIDDEN, b->rows, x, error));
-  if (applied != BPDQ_STAGES && s->kept) BPDQ_TRY(bpdq_forward_write(f, input_of(applied), b->rows, s->kept + b->first * s->widest, error));
+  if (applied != BPDQ_STAGES && s->kept) BPDQ_TRY(bpdq_forward_write(f, input_of(applied), b->rows, kept_rows(b, applied), error));
   BPDQ_TRY(bpdq_forward_run(&p->quantized, QUANTIZED, b->first, b->rows, error));
   if (applied != BPDQ_STAGES) BPDQ_TRY(bpdq_forward_read(f, BPDQ_HIDDEN, b->rows, x, error));
   return captures(p) ? bpdq_forward_read(f, input_of(p->stage), b->rows, captured_rows(b), error) : BPDQ_OK;
@@ -266,18 +271,15 @@ static float *matrix(int64_t rows, int64_t columns) {
 
 static bool allocate(host_streams *s) {
   s->quantized = s->memory.values;
-  s->inputs = matrix(s->forward.rows, s->widest);
-  if (bpdq_streams_dense(&s->base.desc)) {
-    s->dense = s->quantized + s->tokens * s->hidden;
-    s->dense_inputs = matrix(s->forward.rows, s->widest);
-    s->outputs = matrix(s->forward.rows, s->hidden);
-    if (!s->dense_inputs || !s->outputs) return false;
-  }
-  if (!s->inputs) return false;
   double spare = (double)bpdq_host_memory_available() - (double)s->memory.bytes; /* which nothing has touched yet */
   if (!s->memory.on_disk && (double)s->tokens * (double)s->widest * sizeof(float) < KEPT_SHARE * spare)
     s->kept = matrix(s->tokens, s->widest);
-  return true;
+  s->inputs = matrix(s->forward.rows, s->kept ? s->hidden : s->widest);
+  if (!bpdq_streams_dense(&s->base.desc)) return s->inputs;
+  s->dense = s->quantized + s->tokens * s->hidden;
+  s->dense_inputs = matrix(s->forward.rows, s->hidden);
+  s->outputs = matrix(s->forward.rows, s->hidden);
+  return s->inputs && s->dense_inputs && s->outputs;
 }
 
 /* Both streams at the embeddings. */

@@ -327,7 +327,7 @@ typedef struct way {
   int threads;
   int64_t windows; /* the first of the model's */
   uint64_t device_memory;
-  bool captured, spilled; /* stage by stage with statistics; inputs computed again instead of kept */
+  bool captured, spilled, alone; /* stage by stage with statistics; inputs computed again instead of kept; without a dense stream */
 } way;
 
 static void capture_block(bpdq_algebra *algebra, bpdq_streams *streams, const bpdq_block *dense, const bpdq_block *quantized) {
@@ -354,8 +354,8 @@ static float *move_through_block(const tiny_model *m, const way *way) {
   tiny.calibration.count = way->windows;
   bpdq_streams_desc desc = {.checkpoint = &tiny.checkpoint,
                             .calibration = &tiny.calibration,
-                            .dense_target = true,
-                            .residual_target = true,
+                            .dense_target = !way->alone,
+                            .residual_target = !way->alone,
                             .threads = way->threads,
                             .backend = way->backend,
                             .device = device,
@@ -381,7 +381,7 @@ static float *move_through_block(const tiny_model *m, const way *way) {
 
 static const tiny_model BITS = {"", 40, 104, 4, 2, 16, 9, 61, true, true, true, false, 0, 0};
 
-/* Neither the threads nor the windows beside it nor the size of a batch change a bit of a window on the CPU. */
+/* Neither the threads nor the windows beside it nor how the work is shared change a bit of a window on the CPU. */
 static void windows_do_not_depend_on_each_other(void **unused) {
   (void)unused;
   size_t values = (size_t)(BITS.length * BITS.hidden), all = (size_t)BITS.windows * values;
@@ -391,12 +391,27 @@ static void windows_do_not_depend_on_each_other(void **unused) {
                       {.threads = 2, .windows = 2},
                       {.algebra = "cpu+cpu", .threads = 2, .windows = BITS.windows},
                       {.algebra = "cpu+cpu", .backend = "cpu", .threads = 2, .windows = BITS.windows, .captured = true},
-                      {.backend = "cpu", .threads = 2, .windows = BITS.windows, .device_memory = 1200 << 10}}; /* of 3 MiB for all rows */
+                      {.algebra = "cpu", .backend = "cpu", .threads = 2, .windows = BITS.windows, .spilled = true}};
   for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
     float *found = move_through_block(&BITS, &ways[i]);
     size_t same = (size_t)ways[i].windows * values;
     assert_memory_equal(found, expected, same * sizeof *found);
     assert_memory_equal(found + all, expected + all, same * sizeof *found);
+    free(found);
+  }
+  free(expected);
+}
+
+/* Batches get smaller where memory is short: when streams are made, and between two stages of a block. */
+static void short_memory_makes_small_batches(void **unused) {
+  (void)unused;
+  size_t bytes = (size_t)(2 * BITS.windows * BITS.length * BITS.hidden) * sizeof(float);
+  float *expected = move_through_block(&BITS, &(way){.threads = 1, .windows = BITS.windows});
+  for (uint64_t kib = 1000; kib < 2200; kib += 20) { /* about 2 MiB are enough for all rows at once */
+    way tight = {
+        .backend = "cpu", .threads = 2, .windows = BITS.windows, .device_memory = kib << 10, .captured = true, .alone = kib / 20 % 2};
+    float *found = move_through_block(&BITS, &tight);
+    assert_memory_equal(found, expected, tight.alone ? bytes / 2 : bytes);
     free(found);
   }
   free(expected);
@@ -444,6 +459,7 @@ int main(int count, char **arguments) {
   if (count > 1) only_backend = arguments[1];
   if (count > 2) device = atoi(arguments[2]);
   const struct CMUnitTest tests[] = {cmocka_unit_test(streams_follow_the_definition), cmocka_unit_test(windows_do_not_depend_on_each_other),
-                                     cmocka_unit_test(replays_repeat_every_bit), cmocka_unit_test(too_little_device_memory_is_an_error)};
+                                     cmocka_unit_test(short_memory_makes_small_batches), cmocka_unit_test(replays_repeat_every_bit),
+                                     cmocka_unit_test(too_little_device_memory_is_an_error)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
