@@ -7,7 +7,8 @@
 /* A run that takes longer than this is taken for a hung device. Software devices may need minutes for a large prompt. */
 #define WAIT_NANOSECONDS (600ull * 1000 * 1000 * 1000)
 
-#define MATRIX_SHARED_BYTES 45056 /* of linear_matrix.comp */
+#define MATRIX_SHARED_BYTES 36880 /* of linear_matrix.comp */
+#define MULTIPROCESSORS 128       /* of a large device, where it does not say */
 
 /* ---- validation ---- */
 
@@ -113,6 +114,15 @@ static bpdq_status choose_device(vulkan_context *context, int wanted, bpdq_devic
   return status;
 }
 
+static uint32_t count_multiprocessors(const vulkan_context *context) {
+  VkPhysicalDeviceShaderSMBuiltinsPropertiesNV builtins = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_SM_BUILTINS_PROPERTIES_NV};
+  VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &builtins};
+  if (!bpdq_vulkan_has_extension(&context->instance_functions, context->physical_device, VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME))
+    return MULTIPROCESSORS;
+  context->instance_functions.GetPhysicalDeviceProperties2(context->physical_device, &properties);
+  return builtins.shaderSMCount ? builtins.shaderSMCount : MULTIPROCESSORS;
+}
+
 static void read_limits(vulkan_context *context) {
   VkPhysicalDeviceMaintenance3Properties maintenance = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES};
   VkPhysicalDeviceSubgroupProperties subgroup = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES, .pNext = &maintenance};
@@ -132,7 +142,8 @@ static void read_limits(vulkan_context *context) {
       .groups = {limits->maxComputeWorkGroupCount[0], limits->maxComputeWorkGroupCount[1], limits->maxComputeWorkGroupCount[2]},
       .group_threads = limits->maxComputeWorkGroupInvocations,
       .shared_bytes = limits->maxComputeSharedMemorySize,
-      .subgroup_size = subgroup.subgroupSize};
+      .subgroup_size = subgroup.subgroupSize,
+      .multiprocessors = count_multiprocessors(context)};
   if (context->limits.storage_alignment < 16) context->limits.storage_alignment = 16;
   VkSubgroupFeatureFlags wanted = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
   context->features.subgroup =

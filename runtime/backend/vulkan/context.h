@@ -24,6 +24,7 @@ typedef struct vulkan_limits {
   uint32_t group_threads;     /* threads of a work group */
   uint32_t shared_bytes;      /* shared memory of a work group */
   uint32_t subgroup_size;
+  uint32_t multiprocessors; /* what runs work groups side by side; an estimate where the device does not say */
 } vulkan_limits;
 
 typedef struct vulkan_context {

@@ -19,7 +19,8 @@
 #define MATRIX_TILE 128      /* rows and tokens of linear_matrix.comp */
 #define MATRIX_DEPTH 64
 #define MATRIX_THREADS 256
-#define VECTOR_TOKENS 8 /* up to this many rows, each is a product of its own */
+#define MATRIX_LEAST_STEPS 8 /* of a work group */
+#define VECTOR_TOKENS 8      /* up to this many rows, each is a product of its own */
 
 enum { FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4, FLAG_ONE = 8 }; /* linear.glsl */
 
@@ -348,6 +349,12 @@ static bpdq_status add_tile(vulkan_builder *builder, const product *p, bpdq_erro
   return BPDQ_OK;
 }
 
+/* Work groups that share all steps of all tiles equally: as many as run at once, unless that leaves too little for each. */
+static uint32_t matrix_groups(const vulkan_builder *builder, uint64_t tiles, uint64_t steps) {
+  uint64_t at_once = builder->vulkan->context.limits.multiprocessors, most = bpdq_ceil_div(tiles * steps, MATRIX_LEAST_STEPS);
+  return (uint32_t)(most < at_once ? most : at_once);
+}
+
 /* Planes only: NVIDIA's compiler (580.159) crashes on the dense variant of the shader, and dense matrices are rare beside planes. */
 static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
@@ -357,10 +364,13 @@ static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_er
   const uint32_t constants[] = {MATRIX_THREADS, (uint32_t)weight->planes, (uint32_t)weight->group, weight->number};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
+    uint64_t tiles = bpdq_ceil_div((uint64_t)weight->pieces[i].rows, MATRIX_TILE) * ((uint64_t)rows / MATRIX_TILE);
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "matrix_planes", constants, 4, error));
     bind_common(&dispatch, p, &weight->pieces[i], width / 8);
     bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_TRANSFORMED);
-    set_grid(&dispatch, p, &weight->pieces[i], MATRIX_TILE, MATRIX_TILE);
+    dispatch.grid[0] = matrix_groups(builder, tiles, (uint64_t)width / MATRIX_DEPTH);
+    bpdq_vulkan_write_scratch(builder, &dispatch, 4, VULKAN_SCRATCH_PARTIAL, 2ull * dispatch.grid[0] * MATRIX_TILE * MATRIX_TILE * 4);
+    bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, tiles * 4);
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
   return BPDQ_OK;
