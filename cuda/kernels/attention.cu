@@ -1,4 +1,4 @@
-/* Attention over the cache, flash style, for prefills and batches (one token: attention_decode.cu).
+/* Attention over the cache, flash style, for prefills (few tokens: attention_decode.cu).
  *
  * A tile is 16 rows = (token, query head) pairs that read the same kv head: one token's grouped heads, or several tokens' in a prefill. The
  * four warps of a block, and the blocks of a split, share the positions in blocks of 32, each with its own running maximum and sum;
@@ -11,7 +11,6 @@
 
 #define WARPS 4
 #define LOG2_E 1.44269504f
-#define VALUE_GAIN 256.0f /* keeps probability * scale of an 8-bit cache in the normal range of f16 */
 
 typedef struct attention_arguments {
   bpdq_cuda_heads heads;
@@ -23,24 +22,6 @@ typedef struct attention_arguments {
   float *partial;    /* [tiles, splits, 16, width + 2]: sums, then maximum and denominator */
   float *output;
 } attention_arguments;
-
-__device__ __forceinline__ static uint32_t pack_halves(float a, float b) {
-  __half2 pair = __floats2half2_rn(a, b);
-  return *reinterpret_cast<uint32_t *>(&pair);
-}
-/* What is left of (a, b) after rounding to f16. */
-__device__ __forceinline__ static uint32_t pack_rest(float a, float b, uint32_t rounded) {
-  float2 used = pair_to_floats<false>(rounded);
-  return pack_halves(a - used.x, b - used.y);
-}
-
-/* Four int8 to four f16: bytes offset by 128 below the exponent of 1024. */
-__device__ __forceinline__ static uint2 expand_int8(uint32_t bytes) {
-  uint32_t offset = bytes ^ 0x80808080u, low = __byte_perm(offset, 0x64646464u, 0x4140), high = __byte_perm(offset, 0x64646464u, 0x4342);
-  const __half2 bias = __floats2half2_rn(1152.0f, 1152.0f);
-  __half2 a = __hsub2(*reinterpret_cast<__half2 *>(&low), bias), b = __hsub2(*reinterpret_cast<__half2 *>(&high), bias);
-  return make_uint2(*reinterpret_cast<uint32_t *>(&a), *reinterpret_cast<uint32_t *>(&b));
-}
 
 /* Eight consecutive cache values, as four f16 pairs. */
 template <bool Q8>
@@ -397,13 +378,15 @@ static attention_plan plan_attention(const bpdq_cuda_queue *queue, const bpdq_cu
 }
 
 static uint64_t counter_bytes(const attention_plan *plan, const bpdq_cuda_heads *heads) {
-  return ((uint64_t)plan->token_tiles * heads->kv_heads * plan->head_tiles * MAX_SLICES * 4 + 255) / 256 * 256;
+  return ((uint64_t)plan->token_tiles * heads->kv_heads * plan->head_tiles * 4 + 255) / 256 * 256;
 }
 
 uint64_t bpdq_cuda_attention_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads) {
   attention_plan plan = plan_attention(queue, heads);
   uint64_t tiles = (uint64_t)plan.token_tiles * heads->kv_heads * plan.head_tiles;
-  return counter_bytes(&plan, heads) + (plan.splits > 1 ? tiles * plan.splits * 16 * (plan.width + 2) * 4 : 0);
+  uint64_t bytes = counter_bytes(&plan, heads) + (plan.splits > 1 ? tiles * plan.splits * 16 * (plan.width + 2) * 4 : 0);
+  uint64_t decode = bpdq_cuda_attention_fuses_rope(heads) ? attention_decode_scratch(queue, heads) : 0;
+  return decode > bytes ? decode : bytes;
 }
 
 template <bool Q8>
@@ -426,11 +409,7 @@ cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_he
                                 float scale, const bpdq_cuda_cache *cache, void *scratch, float *output) {
   attention_plan plan = plan_attention(queue, heads);
   void *partial = (char *)scratch + counter_bytes(&plan, heads);
-  if (rope) {
-    decode_arguments decode = {{*heads, *rope, *cache}, scale * LOG2_E,   plan.splits, queue->multiprocessors,
-                               (int32_t *)scratch,      (float *)partial, output};
-    return launch_attention_decode(queue, &decode);
-  }
+  if (rope) return launch_attention_decode(queue, heads, rope, scale * LOG2_E, cache, scratch, output);
   attention_arguments a = {};
   a.heads = *heads;
   a.qkv = qkv;

@@ -45,35 +45,58 @@ __device__ static void store_head(const rope_arguments &a, bool key, int head, i
   }
 }
 
-/* Head `unit` of q | k | v of one token: q goes to `query_target` (NULL: back in place), k and v to the caches. */
-__device__ static void rope_head(const rope_arguments &a, int token, int unit, int position, int64_t row, float *query_target) {
+/* Head `unit` of q | k | v of one token: a lane's dims lane + 32 i (low) and half + lane + 32 i (high). */
+__device__ __forceinline__ static void load_head(const rope_arguments &a, int token, int unit, float low[ROPE_PAIRS],
+                                                 float high[ROPE_PAIRS]) {
   const bpdq_cuda_heads &h = a.heads;
-  int lane = threadIdx.x & 31, half = h.head_dim / 2;
-  float *x = a.rope.qkv + ((int64_t)token * (h.heads + 2 * h.kv_heads) + unit) * h.head_dim;
-  bool query = unit < h.heads, value = unit >= h.heads + h.kv_heads;
-  const float *norm = query ? a.rope.q_norm : value ? NULL : a.rope.k_norm;
-  float low[ROPE_PAIRS], high[ROPE_PAIRS], squares = 0;
+  int half = h.head_dim / 2;
+  const float *x = a.rope.qkv + ((int64_t)token * (h.heads + 2 * h.kv_heads) + unit) * h.head_dim;
 #pragma unroll
   for (int i = 0; i < ROPE_PAIRS; i++) {
-    int d = lane + 32 * i;
+    int d = (threadIdx.x & 31) + 32 * i;
     low[i] = d < half ? x[d] : 0;
     high[i] = d < half ? x[half + d] : 0;
-    squares = fmaf(low[i], low[i], fmaf(high[i], high[i], squares));
   }
-  float factor = norm ? 1.0f / sqrtf(warp_sum(squares) / (float)h.head_dim + a.rope.epsilon) : 1.0f;
-  const float *table = a.rope.table + (int64_t)position * h.head_dim;
+}
+
+/* A query's or key's head, normed and rotated. All that it reads is requested at once. */
+__device__ __forceinline__ static void rotate_head(const rope_arguments &a, int token, int unit, int position, float low[ROPE_PAIRS],
+                                                   float high[ROPE_PAIRS]) {
+  const bpdq_cuda_heads &h = a.heads;
+  int lane = threadIdx.x & 31, half = h.head_dim / 2;
+  const float *norm = unit < h.heads ? a.rope.q_norm : a.rope.k_norm, *table = a.rope.table + (int64_t)position * h.head_dim;
+  float cosines[ROPE_PAIRS], sines[ROPE_PAIRS], squares = 0;
 #pragma unroll
   for (int i = 0; i < ROPE_PAIRS; i++) {
     int d = lane + 32 * i;
-    if (d >= half || value) continue;
-    float first = norm ? low[i] * factor * norm[d] : low[i], second = norm ? high[i] * factor * norm[half + d] : high[i];
-    float c = table[d], s = table[half + d];
-    low[i] = first * c - second * s;
-    high[i] = second * c + first * s;
-    float *target = query_target ? query_target : x;
-    if (query) target[d] = low[i], target[half + d] = high[i];
+    cosines[i] = d < half ? table[d] : 0;
+    sines[i] = d < half ? table[half + d] : 0;
   }
-  if (!query) store_head(a, !value, value ? unit - h.heads - h.kv_heads : unit - h.heads, row, low, high);
+  load_head(a, token, unit, low, high);
+  if (norm) {
+#pragma unroll
+    for (int i = 0; i < ROPE_PAIRS; i++) squares = fmaf(low[i], low[i], fmaf(high[i], high[i], squares));
+    float factor = 1.0f / sqrtf(warp_sum(squares) / (float)h.head_dim + a.rope.epsilon);
+#pragma unroll
+    for (int i = 0; i < ROPE_PAIRS; i++) {
+      int d = lane + 32 * i;
+      if (d < half) low[i] *= factor * norm[d], high[i] *= factor * norm[half + d];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < ROPE_PAIRS; i++) {
+    float first = low[i], second = high[i];
+    low[i] = first * cosines[i] - second * sines[i];
+    high[i] = second * cosines[i] + first * sines[i];
+  }
+}
+
+__device__ static void put_head(float *target, int half, const float low[ROPE_PAIRS], const float high[ROPE_PAIRS]) {
+#pragma unroll
+  for (int i = 0; i < ROPE_PAIRS; i++) {
+    int d = (threadIdx.x & 31) + 32 * i;
+    if (d < half) target[d] = low[i], target[half + d] = high[i];
+  }
 }
 
 #endif

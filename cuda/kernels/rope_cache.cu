@@ -1,5 +1,4 @@
-/* Rotary embedding and cache writes as a kernel of its own: prefills and batches (attention_decode.cu does it for the decode of one token).
- */
+/* Rotary embedding and cache writes as a kernel of its own: prefills (attention_decode.cu does it for the decode of few tokens). */
 #include "kernels/rope.cuh"
 
 #define WARPS 4
@@ -12,7 +11,15 @@ __global__ void __launch_bounds__(WARPS * 32) rope_cache_kernel(rope_arguments a
   int position = h.run.positions[token];
   int64_t row = h.run.sequences[token] * h.context + position;
   wait_for_predecessors();
-  rope_head(a, token, unit, position, row, NULL);
+  float low[ROPE_PAIRS], high[ROPE_PAIRS];
+  if (unit < h.heads + h.kv_heads)
+    rotate_head(a, token, unit, position, low, high);
+  else
+    load_head(a, token, unit, low, high);
+  if (unit < h.heads)
+    put_head(a.rope.qkv + ((int64_t)token * (h.heads + 2 * h.kv_heads) + unit) * h.head_dim, h.head_dim / 2, low, high);
+  else
+    store_head(a, unit < h.heads + h.kv_heads, (unit - h.heads) % h.kv_heads, row, low, high);
 }
 
 cudaError_t bpdq_cuda_rope_cache(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope,

@@ -12,7 +12,10 @@ typedef struct attention_case {
   int64_t tokens;  /* rows of the checked run, per sequence */
   bpdq_kv_type kv_type;
   bool norms;
+  int64_t stagger; /* each sequence's history is shorter by this than the one's before */
 } attention_case;
+
+static int64_t history_of(const attention_case *c, int64_t sequence) { return c->history - sequence * c->stagger; }
 
 /* Everything of one case: qkv rows of all positions, the rotated oracle values, and the tables. */
 typedef struct attention_data {
@@ -73,9 +76,9 @@ static void expected_attention(const attention_case *c, const attention_data *d,
     for (int64_t t = 0; t < c->tokens; t++)
       for (int64_t h = 0; h < c->heads; h++) {
         const double *sequence = d->rotated + s * d->length * d->width;
-        const double *query = sequence + (c->history + t) * d->width + h * c->head_dim;
+        const double *query = sequence + (history_of(c, s) + t) * d->width + h * c->head_dim;
         const double *keys = sequence + d->q_width + h / (c->heads / c->kv_heads) * c->head_dim;
-        oracle_attention(query, keys, keys + d->kv_width, c->history + t + 1, d->width, c->head_dim, scale,
+        oracle_attention(query, keys, keys + d->kv_width, history_of(c, s) + t + 1, d->width, c->head_dim, scale,
                          expected + ((s * c->tokens + t) * c->heads + h) * c->head_dim);
       }
 }
@@ -84,8 +87,8 @@ static void expected_attention(const attention_case *c, const attention_data *d,
 static bool feed_history(suite *s, const char *name, const attention_case *c, const attention_data *d, suite_run *run, int64_t max_tokens) {
   bpdq_error error;
   for (int64_t sequence = 0; sequence < c->sequences; sequence++)
-    for (int64_t first = 0; first < c->history; first += max_tokens) {
-      int64_t count = c->history - first < max_tokens ? c->history - first : max_tokens;
+    for (int64_t first = 0; first < history_of(c, sequence); first += max_tokens) {
+      int64_t left = history_of(c, sequence) - first, count = left < max_tokens ? left : max_tokens;
       suite_scalars scalars;
       suite_scalars_fill(&scalars, count, (int32_t)first, (int32_t)sequence);
       const float *rows = d->qkv + (sequence * d->length + first) * d->width;
@@ -104,7 +107,7 @@ static void check_run(suite *s, const char *name, const attention_case *c, const
   float *rotated = malloc((size_t)(rows * d->q_width) * sizeof *rotated);
   suite_scalars scalars;
   for (int64_t r = 0; r < rows; r++) {
-    int64_t sequence = r / c->tokens, position = c->history + r % c->tokens, source = sequence * d->length + position;
+    int64_t sequence = r / c->tokens, position = history_of(c, sequence) + r % c->tokens, source = sequence * d->length + position;
     scalars.positions[r] = (int32_t)position;
     scalars.sequences[r] = (int32_t)sequence;
     memcpy(qkv + r * d->width, d->qkv + source * d->width, (size_t)d->width * sizeof *qkv);
@@ -208,50 +211,66 @@ static bool keeps_f32(const suite *s) {
 
 /* Backends may give many rows a kernel of their own: tiles that end within a sequence, heads of every size, deep and fresh caches. */
 static void many_rows(suite *s) {
-  static const attention_case cases[] = {{14, 2, 64, 200, 1, 0, 150, BPDQ_KV_F16, false}, {4, 4, 80, 150, 1, 70, 70, BPDQ_KV_F16, true},
-                                         {6, 2, 96, 170, 1, 100, 65, BPDQ_KV_Q8, false},  {28, 4, 128, 120, 1, 0, 100, BPDQ_KV_F16, false},
-                                         {8, 8, 128, 300, 1, 257, 33, BPDQ_KV_Q8, false}, {2, 1, 256, 150, 1, 64, 65, BPDQ_KV_F16, false},
-                                         {4, 2, 72, 100, 1, 17, 64, BPDQ_KV_F16, false},  {6, 2, 128, 200, 3, 90, 37, BPDQ_KV_F16, false},
-                                         {10, 2, 64, 90, 7, 63, 9, BPDQ_KV_Q8, true},     {12, 1, 32, 70, 20, 48, 1, BPDQ_KV_F16, false},
-                                         {40, 1, 64, 60, 1, 20, 18, BPDQ_KV_F16, false},  {72, 1, 32, 60, 1, 20, 18, BPDQ_KV_Q8, false},
-                                         {64, 1, 16, 260, 1, 250, 5, BPDQ_KV_F16, false}};
+  static const attention_case cases[] = {
+      {14, 2, 64, 200, 1, 0, 150, BPDQ_KV_F16, false, 0}, {4, 4, 80, 150, 1, 70, 70, BPDQ_KV_F16, true, 0},
+      {6, 2, 96, 170, 1, 100, 65, BPDQ_KV_Q8, false, 0},  {28, 4, 128, 120, 1, 0, 100, BPDQ_KV_F16, false, 0},
+      {8, 8, 128, 300, 1, 257, 33, BPDQ_KV_Q8, false, 0}, {2, 1, 256, 150, 1, 64, 65, BPDQ_KV_F16, false, 0},
+      {4, 2, 72, 100, 1, 17, 64, BPDQ_KV_F16, false, 0},  {6, 2, 128, 200, 3, 90, 37, BPDQ_KV_F16, false, 0},
+      {10, 2, 64, 90, 7, 63, 9, BPDQ_KV_Q8, true, 0},     {12, 1, 32, 70, 20, 48, 1, BPDQ_KV_F16, false, 0},
+      {40, 1, 64, 60, 1, 20, 18, BPDQ_KV_F16, false, 0},  {72, 1, 32, 60, 1, 20, 18, BPDQ_KV_Q8, false, 0},
+      {64, 1, 16, 260, 1, 250, 5, BPDQ_KV_F16, false, 0}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     if (s->quick && i % 2) continue;
     run_attention(s, &cases[i], 1000 + i, SUITE_MAX_TOKENS, BPDQ_ACTIVATIONS_F32);
     run_attention(s, &cases[i], 1000 + i, SUITE_MAX_TOKENS, BPDQ_ACTIVATIONS_16);
     run_attention(s, &cases[i], 1000 + i, 0, BPDQ_ACTIVATIONS_8);
   }
-  static const attention_case few = {8, 2, 64, 150, 2, 120, 4, BPDQ_KV_F16, false};
+  static const attention_case few = {8, 2, 64, 150, 2, 120, 4, BPDQ_KV_F16, false, 0};
   run_attention(s, &few, 990, 8, BPDQ_ACTIVATIONS_16);
+}
+
+/* Batches of sequences of different lengths, and several rows of a sequence: backends may do few rows as they do one. */
+static void few_rows(suite *s) {
+  static const attention_case cases[] = {
+      {28, 4, 128, 40, 8, 38, 1, BPDQ_KV_F16, false, 5},    {28, 4, 128, 90, 8, 77, 1, BPDQ_KV_Q8, false, 11},
+      {28, 4, 128, 300, 3, 280, 5, BPDQ_KV_F16, true, 100}, {7, 1, 80, 130, 5, 100, 3, BPDQ_KV_F16, false, 19},
+      {8, 1, 96, 200, 2, 160, 8, BPDQ_KV_Q8, true, 33},     {4, 4, 32, 70, 16, 60, 1, BPDQ_KV_F16, false, 4},
+      {6, 2, 256, 90, 2, 62, 3, BPDQ_KV_Q8, false, 1},      {5, 1, 64, 1400, 2, 1380, 2, BPDQ_KV_F16, false, 700},
+      {8, 2, 256, 70, 3, 60, 1, BPDQ_KV_F16, true, 30},     {3, 3, 48, 50, 4, 31, 4, BPDQ_KV_Q8, false, 10}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    run_attention(s, &cases[i], 1100 + i, cases[i].sequences * cases[i].tokens, BPDQ_ACTIVATIONS_8);
 }
 
 void suite_attention(suite *s) {
   suite_section(s, "rope and attention");
-  static const attention_case cases[] = {{4, 4, 32, 40, 1, 0, 1, BPDQ_KV_F16, false},     {6, 2, 64, 64, 1, 0, 13, BPDQ_KV_F16, false},
-                                         {8, 2, 128, 300, 1, 255, 1, BPDQ_KV_F16, false}, {8, 2, 128, 300, 1, 255, 1, BPDQ_KV_Q8, false},
-                                         {7, 1, 64, 128, 1, 100, 9, BPDQ_KV_F16, true},   {4, 2, 128, 700, 1, 600, 70, BPDQ_KV_F16, false},
-                                         {4, 2, 64, 200, 1, 130, 33, BPDQ_KV_Q8, true},   {4, 2, 64, 70, 5, 60, 1, BPDQ_KV_F16, false},
-                                         {12, 3, 96, 90, 3, 40, 4, BPDQ_KV_F16, false},   {28, 4, 128, 40, 8, 31, 1, BPDQ_KV_Q8, false},
-                                         {2, 1, 80, 64, 1, 33, 2, BPDQ_KV_F16, false},    {2, 2, 256, 64, 1, 20, 3, BPDQ_KV_F16, false}};
+  static const attention_case cases[] = {
+      {4, 4, 32, 40, 1, 0, 1, BPDQ_KV_F16, false, 0},     {6, 2, 64, 64, 1, 0, 13, BPDQ_KV_F16, false, 0},
+      {8, 2, 128, 300, 1, 255, 1, BPDQ_KV_F16, false, 0}, {8, 2, 128, 300, 1, 255, 1, BPDQ_KV_Q8, false, 0},
+      {7, 1, 64, 128, 1, 100, 9, BPDQ_KV_F16, true, 0},   {4, 2, 128, 700, 1, 600, 70, BPDQ_KV_F16, false, 0},
+      {4, 2, 64, 200, 1, 130, 33, BPDQ_KV_Q8, true, 0},   {4, 2, 64, 70, 5, 60, 1, BPDQ_KV_F16, false, 0},
+      {12, 3, 96, 90, 3, 40, 4, BPDQ_KV_F16, false, 0},   {28, 4, 128, 40, 8, 31, 1, BPDQ_KV_Q8, false, 0},
+      {2, 1, 80, 64, 1, 33, 2, BPDQ_KV_F16, false, 0},    {2, 2, 256, 64, 1, 20, 3, BPDQ_KV_F16, false, 0}};
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_attention(s, &cases[i], 700 + i, 0, BPDQ_ACTIVATIONS_F32);
   /* Backends may decode one token in another way. */
-  static const attention_case single[] = {{4, 4, 32, 40, 1, 5, 1, BPDQ_KV_F16, false},    {8, 2, 64, 150, 1, 140, 1, BPDQ_KV_F16, true},
-                                          {28, 4, 128, 300, 1, 0, 1, BPDQ_KV_F16, false}, {28, 4, 128, 300, 1, 63, 1, BPDQ_KV_Q8, true},
-                                          {3, 1, 96, 64, 1, 40, 1, BPDQ_KV_F16, true},    {4, 2, 256, 300, 1, 200, 1, BPDQ_KV_Q8, false}};
+  static const attention_case single[] = {
+      {4, 4, 32, 40, 1, 5, 1, BPDQ_KV_F16, false, 0},    {8, 2, 64, 150, 1, 140, 1, BPDQ_KV_F16, true, 0},
+      {28, 4, 128, 300, 1, 0, 1, BPDQ_KV_F16, false, 0}, {28, 4, 128, 300, 1, 63, 1, BPDQ_KV_Q8, true, 0},
+      {3, 1, 96, 64, 1, 40, 1, BPDQ_KV_F16, true, 0},    {4, 2, 256, 300, 1, 200, 1, BPDQ_KV_Q8, false, 0}};
   for (size_t i = 0; i < sizeof single / sizeof *single; i++) run_attention(s, &single[i], 900 + i, 1, BPDQ_ACTIVATIONS_8);
+  few_rows(s);
   many_rows(s);
-  static const attention_case exact[] = {{4, 4, 32, 40, 1, 0, 1, BPDQ_KV_F32, false},
-                                         {7, 1, 64, 128, 1, 100, 9, BPDQ_KV_F32, true},
-                                         {2, 1, 80, 64, 1, 33, 2, BPDQ_KV_F32, false},
-                                         {12, 3, 12, 90, 3, 40, 4, BPDQ_KV_F32, false},
-                                         {4, 2, 128, 700, 1, 600, 70, BPDQ_KV_F32, false}};
+  static const attention_case exact[] = {{4, 4, 32, 40, 1, 0, 1, BPDQ_KV_F32, false, 0},
+                                         {7, 1, 64, 128, 1, 100, 9, BPDQ_KV_F32, true, 0},
+                                         {2, 1, 80, 64, 1, 33, 2, BPDQ_KV_F32, false, 0},
+                                         {12, 3, 12, 90, 3, 40, 4, BPDQ_KV_F32, false, 0},
+                                         {4, 2, 128, 700, 1, 600, 70, BPDQ_KV_F32, false, 0}};
   for (size_t i = 0; i < sizeof exact / sizeof *exact && keeps_f32(s); i++) run_attention(s, &exact[i], 960 + i, 0, BPDQ_ACTIVATIONS_F32);
   if (s->quick) return;
-  static const attention_case long_cases[] = {{8, 2, 128, 5000, 1, 4500, 1, BPDQ_KV_F16, false},
-                                              {8, 2, 128, 5000, 1, 4400, 3, BPDQ_KV_Q8, false},
-                                              {4, 1, 64, 3000, 1, 2000, 300, BPDQ_KV_F16, false}};
+  static const attention_case long_cases[] = {{8, 2, 128, 5000, 1, 4500, 1, BPDQ_KV_F16, false, 0},
+                                              {8, 2, 128, 5000, 1, 4400, 3, BPDQ_KV_Q8, false, 0},
+                                              {4, 1, 64, 3000, 1, 2000, 300, BPDQ_KV_F16, false, 0}};
   for (size_t i = 0; i < sizeof long_cases / sizeof *long_cases; i++)
     run_attention(s, &long_cases[i], 800 + i, 0, i ? BPDQ_ACTIVATIONS_16 : BPDQ_ACTIVATIONS_F32);
-  static const attention_case long_single = {28, 4, 128, 1300, 1, 1200, 1, BPDQ_KV_F16, false};
+  static const attention_case long_single = {28, 4, 128, 1300, 1, 1200, 1, BPDQ_KV_F16, false, 0};
   run_attention(s, &long_single, 950, 1, BPDQ_ACTIVATIONS_8);
 }
