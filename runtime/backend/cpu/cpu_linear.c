@@ -21,6 +21,7 @@ typedef struct linear_job {
   int64_t tokens;
   int64_t padded; /* columns of a prepared row, with zeros at the end */
   int64_t piece;  /* columns that one task prepares when there is one token */
+  int64_t chunk;  /* tokens that one task multiplies when there are many */
   bool head8;     /* read the 8-bit copy of a head */
   float factor;   /* of the RMS norm when there is one token */
   int64_t tiles_per_task, tile_count;
@@ -30,7 +31,7 @@ static bool is_few(const bpdq_weight *weight, int64_t tokens) {
   return tokens <= (weight->kind == BPDQ_WEIGHT_PLANES ? (int64_t)CPU_TABLE_TOKENS : CPU_DENSE_TOKENS);
 }
 
-/* Tokens of each pass over the weights: whole blocks, about as many in each. */
+/* Tokens of a chunk: whole blocks, about as many in each. */
 static int64_t chunk_tokens(int64_t tokens, int64_t block) {
   int64_t chunks = (tokens + CPU_CHUNK_TOKENS - 1) / CPU_CHUNK_TOKENS;
   return (int64_t)bpdq_round_up((uint64_t)((tokens + chunks - 1) / chunks), (uint64_t)block);
@@ -42,15 +43,15 @@ static float *thread_memory(const bpdq_executable *executable, int thread) {
 
 void cpu_linear_needs(const cpu_backend *backend, const bpdq_op_linear *op, int64_t max_tokens, cpu_needs *needs) {
   uint64_t padded = (uint64_t)cpu_padded_columns(op->weight), block = (uint64_t)backend->kernels->token_block;
-  uint64_t tokens = op->rows == BPDQ_ROWS_LAST ? 1 : (uint64_t)max_tokens;
-  uint64_t packed = bpdq_round_up(tokens < CPU_CHUNK_TOKENS ? tokens : CPU_CHUNK_TOKENS, block);
+  uint64_t tokens = op->rows == BPDQ_ROWS_LAST ? 1 : (uint64_t)max_tokens, packed = bpdq_round_up(tokens, block);
+  uint64_t chunk = packed < CPU_CHUNK_TOKENS ? packed : bpdq_round_up(CPU_CHUNK_TOKENS, block);
   uint64_t few = tokens < CPU_DENSE_TOKENS ? tokens : CPU_DENSE_TOKENS;
   cpu_raise(&needs->rows_floats, few * padded);
   cpu_raise(&needs->rows_floats, packed * (uint64_t)op->weight->columns);
   if (op->weight->kind == BPDQ_WEIGHT_PLANES) cpu_raise(&needs->table_columns, padded);
   cpu_raise(&needs->per_thread_bytes, padded * 4 * 4); /* transformed rows before they are packed */
   /* panel, results of a chunk's tokens for 32 rows, and four rows' values on their way into the panel */
-  cpu_raise(&needs->per_thread_bytes, 4 * (CPU_PANEL_COLUMNS * CPU_TILE + packed * CPU_TILE + 4 * CPU_PANEL_COLUMNS));
+  cpu_raise(&needs->per_thread_bytes, 4 * (CPU_PANEL_COLUMNS * CPU_TILE + chunk * CPU_TILE + 4 * CPU_PANEL_COLUMNS));
 }
 
 /* ---- few tokens ---- */
@@ -218,10 +219,14 @@ static void dense_panel(const linear_job *job, int64_t tile, int64_t first_colum
   }
 }
 
-static void panel_task(void *context, int64_t tile, int thread) {
+/* One tile of rows times one chunk of tokens; the tasks of a chunk follow each other. */
+static void panel_task(void *context, int64_t index, int thread) {
   const linear_job *job = context;
   const bpdq_weight *weight = job->op->weight;
-  int64_t columns = weight->columns, block = job->kernels->token_block, blocks = (job->tokens + block - 1) / block;
+  int64_t tile = index % job->tile_count, first_token = index / job->tile_count * job->chunk;
+  int64_t tokens = job->tokens - first_token < job->chunk ? job->tokens - first_token : job->chunk;
+  int64_t columns = weight->columns, block = job->kernels->token_block, blocks = (tokens + block - 1) / block;
+  const float *packed = job->executable->scratch.rows + first_token * columns;
   float *panel = thread_memory(job->executable, thread), *results = panel + CPU_PANEL_COLUMNS * CPU_TILE;
   float *values = results + blocks * block * CPU_TILE;
   for (int64_t first = 0; first < columns; first += CPU_PANEL_COLUMNS) {
@@ -232,11 +237,10 @@ static void panel_task(void *context, int64_t tile, int thread) {
     else
       dense_panel(job, tile, first, count, values, panel);
     for (int64_t b = 0; b < blocks; b++)
-      job->kernels->multiply(panel, job->executable->scratch.rows + (b * columns + first) * block, count, first > 0,
-                             results + b * block * CPU_TILE);
+      job->kernels->multiply(panel, packed + (b * columns + first) * block, count, first > 0, results + b * block * CPU_TILE);
   }
   int64_t rows = weight->rows - tile * CPU_TILE < CPU_TILE ? weight->rows - tile * CPU_TILE : CPU_TILE;
-  for (int64_t token = 0; token < job->tokens; token++) write_rows(job, token, tile * CPU_TILE, rows, results + token * CPU_TILE);
+  for (int64_t t = 0; t < tokens; t++) write_rows(job, first_token + t, tile * CPU_TILE, rows, results + t * CPU_TILE);
 }
 
 /* ---- the operation ---- */
@@ -266,13 +270,9 @@ void cpu_run_linear(bpdq_executable *executable, const bpdq_op_linear *op, const
     int64_t tasks = (job.tile_count + job.tiles_per_task - 1) / job.tiles_per_task;
     bpdq_pool_run(pool, tasks, op->weight->kind == BPDQ_WEIGHT_PLANES ? planes_task : dense_task, &job);
   } else {
-    int64_t block = job.kernels->token_block, tokens = job.tokens, chunk = chunk_tokens(tokens, block);
-    for (int64_t first = 0; first < tokens; first += chunk) {
-      job.tokens = tokens - first < chunk ? tokens - first : chunk;
-      bpdq_pool_run(pool, (job.tokens + block - 1) / block, pack_task, &job);
-      bpdq_pool_run(pool, job.tile_count, panel_task, &job);
-      job.input += chunk * job.input_stride;
-      job.output += chunk * job.output_stride;
-    }
+    int64_t block = job.kernels->token_block;
+    job.chunk = chunk_tokens(job.tokens, block);
+    bpdq_pool_run(pool, (job.tokens + block - 1) / block, pack_task, &job);
+    bpdq_pool_run(pool, (job.tokens + job.chunk - 1) / job.chunk * job.tile_count, panel_task, &job);
   }
 }
