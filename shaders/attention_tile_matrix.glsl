@@ -3,7 +3,7 @@
 // shared memory. Sizes are macros and shared memory is in 16-byte words for the reasons of linear_matrix.comp.
 #define ROWS 64
 #define POSITIONS 64
-#define TOGETHER 2 // 16-position tiles of scores: sums that do not wait for each other (docs/benchmarks/log.md)
+#define TOGETHER 4 // 16-position tiles of scores: sums that do not wait for each other (docs/benchmarks/log.md)
 #define MOST_UNITS 16
 #define MOST_TILES (MOST_UNITS / 2) // of 16 dimensions
 #define FETCHES (POSITIONS * MOST_UNITS / THREADS)
