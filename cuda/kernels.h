@@ -66,6 +66,10 @@ cudaError_t bpdq_cuda_prepare_bits(const bpdq_cuda_queue *queue, const bpdq_cuda
  * back. */
 cudaError_t bpdq_cuda_prepare_half_tiles(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,
                                          float *scales);
+/* Rows in eights as bytes (layout.h; room for a whole last eight) with one scale per row and 128 columns: `scales` [eights, column_tiles,
+ * 2, 8 rows]. */
+cudaError_t bpdq_cuda_prepare_byte_tiles(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *bytes,
+                                         float *scales);
 /* Integers of 16 bits as a high and a low signed byte, with one scale per 256 columns: `bytes` [rows, column_tiles, 2, 256] and `scales`
  * [rows, column_tiles]. */
 cudaError_t bpdq_cuda_prepare_bytes(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *bytes,
@@ -110,6 +114,16 @@ cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_pl
 bool bpdq_cuda_planes_batch_supports(const bpdq_cuda_planes *planes, int64_t max_rows);
 cudaError_t bpdq_cuda_planes_batch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *scales,
                                    const bpdq_cuda_output *output);
+/* Counters (int32) at the start of the scratch of products whose blocks share rows: in one place for all kernels, as they must stay zero.
+ */
+#define BPDQ_CUDA_SCRATCH_COUNTERS 2048
+
+/* 8-bit integer tensor-core product of up to 16 rows (planes_levels.cu): planes 1..3, any group, 16-bit coefficients. Scratch: zeroed once
+ * by the caller; NULL where that is 0. */
+bool bpdq_cuda_planes_levels_supports(const bpdq_cuda_planes *planes, int64_t max_rows);
+uint64_t bpdq_cuda_planes_levels_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows);
+cudaError_t bpdq_cuda_planes_levels(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *bytes, const float *scales,
+                                    void *scratch, const bpdq_cuda_output *output);
 /* Exact f32 product of every format and any number of rows: x is f32 [rows, column_tiles * 256]. */
 cudaError_t bpdq_cuda_planes_exact(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const float *x,
                                    const bpdq_cuda_output *output);

@@ -10,6 +10,8 @@
  *   8-bit dense   int8 [row_tiles, column_tiles, 4 (64 columns), 2 (row r, row r + 8), 32 lanes, 16 columns]
  *   f16 of x      [tokens, column_tiles * 256], the columns of each 128 in the order of bpdq_cuda_half_position; for up to 16 tokens
  *                 [tokens / 8, column_tiles, 8 (32 positions), 8 (token) x 4 (q) lanes, 8 positions], what a warp loads being consecutive
+ *   bytes of x    int8 [tokens / 8, column_tiles, 4, 8 (token) x 4 (q) lanes, 16], for up to 16 tokens, in the order of
+ * bpdq_cuda_byte_index
  *
  * Plain integer functions for host and device: tests/unit/test_cuda_layout.c replays the fragment rules on the CPU.
  */
@@ -64,6 +66,13 @@ BPDQ_HOST_DEVICE static inline int bpdq_cuda_half_position(int column) {
 BPDQ_HOST_DEVICE static inline int bpdq_cuda_half_step_position(int column) {
   int q = column >> 5, high = (column >> 4) & 1, j = (column >> 2) & 3, u = column & 3;
   return j * 32 + u * 8 + q * 2 + high;
+}
+
+/* Index, within one column tile of eight rows, of the byte of `column` of `row`: lane q has the columns of its plane words, four apart in a
+ * register, as the nibbles of a word are (planes_levels.cu); two registers are the B operand of an mma.m16n8k32. */
+BPDQ_HOST_DEVICE static inline int bpdq_cuda_byte_index(int row, int column) {
+  int half = column >> 7, q = (column >> 5) & 3, high = (column >> 4) & 1, i = (column >> 2) & 3, u = column & 3;
+  return ((half * 2 + (u >> 1)) * 32 + row * 4 + q) * 16 + (u & 1) * 8 + high * 4 + i;
 }
 
 /* Caches. K is [kv_heads, rows, width] and V is [kv_heads, rows / 32, width, 32]: blocks of 32 cache rows with the rows innermost, so that

@@ -3,9 +3,10 @@
 #include "internal.h"
 
 typedef enum linear_method {
-  METHOD_BITSERIAL,    /* activations as bit-planes of integers; one row */
-  METHOD_PLANES_BATCH, /* f16 activations; few rows, or one in formats that the bit-serial kernels leave out */
-  METHOD_PLANES_GEMM,  /* f16 activations; many rows */
+  METHOD_BITSERIAL,     /* activations as bit-planes of integers; one row */
+  METHOD_PLANES_LEVELS, /* activations as bytes; few rows, or one in formats that the bit-serial kernels leave out */
+  METHOD_PLANES_BATCH,  /* the same with f16 activations, and for four planes */
+  METHOD_PLANES_GEMM,   /* f16 activations; many rows */
   METHOD_PLANES_EXACT,
   METHOD_DENSE_GEMV, /* f32 activations */
   METHOD_DENSE_GEMM, /* activations as a pair of 16-bit numbers */
@@ -25,6 +26,7 @@ static linear_method method_of(const bpdq_weight *weight, int64_t rows, bpdq_act
   }
   if (activations == BPDQ_ACTIVATIONS_F32) return METHOD_PLANES_EXACT;
   if (bpdq_cuda_bitserial_supports(&weight->planes, rows)) return METHOD_BITSERIAL;
+  if (activations == BPDQ_ACTIVATIONS_8 && bpdq_cuda_planes_levels_supports(&weight->planes, rows)) return METHOD_PLANES_LEVELS;
   if (bpdq_cuda_planes_batch_supports(&weight->planes, rows)) return METHOD_PLANES_BATCH;
   return rows > EXACT_ROWS && bpdq_cuda_planes_gemm_supports(&weight->planes) ? METHOD_PLANES_GEMM : METHOD_PLANES_EXACT;
 }
@@ -37,6 +39,10 @@ static uint64_t work_arrays(const bpdq_weight *weight, linear_method method, int
     case METHOD_BITSERIAL:
       first = n * (uint64_t)p->column_tiles * (uint64_t)slices * 256;
       then = n * (uint64_t)p->groups * sizeof(float2);
+      break;
+    case METHOD_PLANES_LEVELS:
+      first = bpdq_round_up(n, 8) * (uint64_t)p->column_tiles * 256;
+      then = bpdq_round_up(n, 8) * (uint64_t)p->column_tiles * 2 * sizeof(float);
       break;
     case METHOD_PLANES_BATCH:
       first = bpdq_round_up(n, 8) * (uint64_t)p->column_tiles * 512;
@@ -74,7 +80,9 @@ uint64_t cuda_linear_work(const bpdq_op_linear *op, int64_t max_tokens, bpdq_act
 
 uint64_t cuda_linear_scratch(const bpdq_executable *e, const bpdq_op_linear *op) {
   int64_t rows = rows_of(op, e->max_tokens);
-  if (method_of(op->weight, rows, e->activations) != METHOD_PLANES_GEMM) return 0;
+  linear_method method = method_of(op->weight, rows, e->activations);
+  if (method == METHOD_PLANES_LEVELS) return bpdq_cuda_planes_levels_scratch(&e->backend->queue, &op->weight->planes, rows);
+  if (method != METHOD_PLANES_GEMM) return 0;
   return bpdq_cuda_planes_gemm_scratch(&e->backend->queue, &op->weight->planes, rows);
 }
 
@@ -114,6 +122,10 @@ cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executab
       result = bpdq_cuda_prepare_bits(queue, &prepare, slices, w->planes.group, w->planes.column_tiles, first, second);
       if (result != cudaSuccess) return result;
       return bpdq_cuda_bitserial(queue, &w->planes, slices, first, second, &output, NULL);
+    case METHOD_PLANES_LEVELS:
+      result = bpdq_cuda_prepare_byte_tiles(queue, &prepare, w->planes.column_tiles, first, second);
+      if (result != cudaSuccess) return result;
+      return bpdq_cuda_planes_levels(queue, &w->planes, first, second, executable->work.gemm_bytes ? executable->work.gemm : NULL, &output);
     case METHOD_PLANES_BATCH:
       result = bpdq_cuda_prepare_half_tiles(queue, &prepare, w->planes.column_tiles, first, second);
       if (result != cudaSuccess) return result;

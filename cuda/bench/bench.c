@@ -88,12 +88,20 @@ static void set_tokens(bench *b, int32_t tokens, int32_t position) {
   check(cudaMemcpy(b->scalars, scalars, sizeof scalars, cudaMemcpyHostToDevice), "scalars");
 }
 
+/* Up to 16 tokens of as many sequences, all at `position`. */
+static void set_sequences(bench *b, int32_t position) {
+  int32_t positions[16], sequences[16];
+  for (int i = 0; i < 16; i++) positions[i] = position, sequences[i] = i;
+  check(cudaMemcpy(b->scalars + 4, positions, sizeof positions, cudaMemcpyHostToDevice), "scalars");
+  check(cudaMemcpy(b->scalars + 4 + 1024, sequences, sizeof sequences, cudaMemcpyHostToDevice), "scalars");
+}
+
 /* ---- bit-plane products ---- */
 
 typedef struct planes_case {
   bpdq_cuda_planes planes;
   bpdq_cuda_tuning tuning;
-  int slices;
+  int slices; /* of few rows: 0 for activations of 16 bits */
   int64_t rows;
   uint64_t words_bytes;
 } planes_case;
@@ -135,6 +143,8 @@ static cudaError_t launch_planes_gemm(const bench *b, void *context, uint64_t of
   const planes_case *c = context;
   bpdq_cuda_planes planes = placed(b, c, offset);
   bpdq_cuda_output output = output_of(b, planes.rows, c->rows);
+  if (c->rows <= 16 && c->slices == 1)
+    return bpdq_cuda_planes_levels(&b->queue, &planes, b->inputs, (const float *)b->work, b->scratch, &output);
   return c->rows <= 16 ? bpdq_cuda_planes_batch(&b->queue, &planes, b->inputs, (const float *)b->work, &output)
                        : bpdq_cuda_planes_gemm(&b->queue, &planes, b->inputs, (const float *)b->work, b->scratch, &output);
 }
@@ -201,6 +211,12 @@ static void bench_gemm(bench *b) {
         if (!wanted(b, name)) continue;
         set_tokens(b, tokens[t], 0);
         report(b, name, measure(b, launch_planes_gemm, &c, planes_bytes(&c)), planes_bytes(&c), 2.0 * (double)(s->n * s->k) * tokens[t]);
+        if (tokens[t] > 16) continue;
+        for (int group = 64; group <= 256; group *= 2) {
+          c = make_planes(s->n, s->k, planes, group, 1, tokens[t]);
+          snprintf(name, sizeof name, "levels %s.%s k=%d g=%d rows=%d", s->model, s->name, planes, group, tokens[t]);
+          report(b, name, measure(b, launch_planes_gemm, &c, planes_bytes(&c)), planes_bytes(&c), 0);
+        }
       }
   planes_case exact = make_planes(37888, 3584, 2, 128, 0, 1);
   set_tokens(b, 1, 0);
@@ -295,15 +311,18 @@ static cudaError_t launch_top(const bench *b, void *context, uint64_t offset) {
   return bpdq_cuda_top_k_launch(&b->queue, &c->top, b->work);
 }
 
+/* `tokens` of one sequence, or, up to 16 of them, of as many sequences. */
 static void bench_attention(bench *b, int heads, int kv_heads, int type, int tokens, int depth) {
   char name[120];
-  other_case c = {.heads = {heads, kv_heads, 128, depth + tokens, tokens > 1 ? 512 : 1, b->run}, .fused = tokens == 1};
-  c.cache = (bpdq_cuda_cache){.rows = (depth + tokens + 31) / 32 * 32, .width = 128, .type = type};
+  int sequences = tokens <= 16 ? tokens : 1, context = depth + tokens / sequences;
+  other_case c = {.heads = {heads, kv_heads, 128, context, tokens > 16 ? 512 : tokens, b->run}, .fused = tokens <= 16};
+  c.cache = (bpdq_cuda_cache){.rows = (sequences * context + 31) / 32 * 32, .width = 128, .type = type};
   uint64_t bytes = (uint64_t)(c.cache.rows * kv_heads * 128 * 2 * (type == BPDQ_CUDA_Q8 ? 1 : 2));
   snprintf(name, sizeof name, "attention %d/%d heads %s tokens=%d depth=%d", heads, kv_heads, type == BPDQ_CUDA_Q8 ? "q8" : "f16", tokens,
            depth);
   if (!wanted(b, name)) return;
   set_tokens(b, tokens, depth);
+  if (tokens <= 16) set_sequences(b, depth);
   check(cudaMemset(b->work, 0, 1 << 20), "clearing");
   report(b, name, measure(b, launch_attention, &c, bytes), bytes, 0);
 }
@@ -334,6 +353,7 @@ static void bench_others(bench *b) {
     bench_attention(b, 28, 4, BPDQ_CUDA_Q8, 1, depths[i]);
     bench_attention(b, 64, 8, BPDQ_CUDA_F16, 1, depths[i]);
   }
+  for (int depth = 64; depth <= 4096; depth *= 8) bench_attention(b, 28, 4, BPDQ_CUDA_F16, 8, depth);
   bench_attention(b, 28, 4, BPDQ_CUDA_F16, 512, 0);
   bench_attention(b, 28, 4, BPDQ_CUDA_F16, 512, 4096);
   for (int k = 1; k <= 128; k = k == 1 ? 40 : k == 40 ? 128 : 129) {

@@ -1,5 +1,6 @@
-/* The product of 2 to 16 rows of activations with bit-plane weights, on f16 tensor cores: batches of sequences and speculative checks, and
- * single rows in formats that the bit-serial kernels leave out.
+/* The product of 2 to 16 rows of activations with bit-plane weights, on f16 tensor cores: batches of sequences and speculative checks with
+ * activations of 16 bits or weights of four planes (else: planes_levels.cu), and single rows in formats that the bit-serial kernels leave
+ * out.
  *
  * A block computes 16 outputs, its warps share the column tiles and request their weights before they wait for the predecessor, as in
  * planes_row.cuh; the words become f16 weights in registers, as in planes_gemm.cu. Eight rows of activations are the eight columns of the

@@ -16,7 +16,6 @@
 #define STAGES 4
 #define STAGE_BYTES (TOKENS * 128)
 #define MAX_SPLITS 4
-#define MAX_SPLIT_TILES 2048 /* counters */
 
 typedef struct split_arguments {
   int32_t *arrivals; /* [tiles], zero between runs */
@@ -163,7 +162,7 @@ static int choose_splits(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *p
   int64_t tiles = (int64_t)blocks_for(planes->rows, WARPS * 16) * blocks_for(max_rows, TOKENS), all = queue->multiprocessors;
   int best = 1;
   double best_cost = 0;
-  if (tiles > MAX_SPLIT_TILES) return 1;
+  if (tiles > BPDQ_CUDA_SCRATCH_COUNTERS) return 1;
   for (int splits = 1; splits <= MAX_SPLITS && splits <= planes->column_tiles; splits++) {
     int64_t blocks = tiles * splits, full = blocks / (2 * all), rest = blocks % (2 * all);
     double waves = (double)full + (rest == 0 ? 0 : rest <= all ? 0.8 : 1);
@@ -176,13 +175,14 @@ static int choose_splits(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *p
 uint64_t bpdq_cuda_planes_wgmma_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows) {
   int splits = choose_splits(queue, planes, max_rows);
   uint64_t tiles = (uint64_t)blocks_for(planes->rows, WARPS * 16) * blocks_for(max_rows, TOKENS);
-  return splits == 1 ? 0 : MAX_SPLIT_TILES * sizeof(int32_t) + tiles * (uint64_t)splits * (TOKENS / 8 * THREADS * sizeof(float4));
+  return splits == 1 ? 0
+                     : BPDQ_CUDA_SCRATCH_COUNTERS * sizeof(int32_t) + tiles * (uint64_t)splits * (TOKENS / 8 * THREADS * sizeof(float4));
 }
 
 cudaError_t bpdq_cuda_planes_wgmma(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *row_scale,
                                    void *scratch, const bpdq_cuda_output *output) {
   rows_arguments arguments = {*planes, (const char *)halves, planes->column_tiles * 256, row_scale, *output};
-  split_arguments split = {(int32_t *)scratch, (float4 *)((char *)scratch + MAX_SPLIT_TILES * sizeof(int32_t))};
+  split_arguments split = {(int32_t *)scratch, (float4 *)((char *)scratch + BPDQ_CUDA_SCRATCH_COUNTERS * sizeof(int32_t))};
   void *pointers[] = {&arguments, &split};
   unsigned splits = scratch ? (unsigned)choose_splits(queue, planes, output->max_rows) : 1;
   const void *kernel = planes->planes == 1   ? (const void *)planes_wgmma_kernel<1>

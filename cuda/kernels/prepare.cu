@@ -192,6 +192,16 @@ __global__ void __launch_bounds__(THREADS) prepare_bytes_kernel(bpdq_cuda_prepar
   if (threadIdx.x == 0) scales[tile_index] = c.largest / 32639.0f * c.factor;
 }
 
+__global__ void __launch_bounds__(THREADS) prepare_byte_tiles_kernel(bpdq_cuda_prepare p, int8_t *bytes, float *scales) {
+  let_dependents_launch();
+  int row = blockIdx.y;
+  if (row >= row_count(p.run, p.last)) return;
+  tile_column c = load_column<128>(p, row);
+  int64_t tile = (int64_t)(row >> 3) * gridDim.x + blockIdx.x;
+  bytes[tile * 2048 + bpdq_cuda_byte_index(row & 7, threadIdx.x)] = (int8_t)to_integer(c, 127);
+  if ((threadIdx.x & 127) == 0) scales[(tile * 2 + (threadIdx.x >> 7)) * 8 + (row & 7)] = c.largest / 127.0f * c.factor;
+}
+
 /* The power of two below which the halves stay, far from both ends of f16, and the exponent that takes `largest` there. */
 #define HALF_EXPONENT 11
 __device__ static int exponent_of(float largest) {
@@ -297,6 +307,13 @@ cudaError_t bpdq_cuda_prepare_bytes(const bpdq_cuda_queue *queue, const bpdq_cud
                                     float *scales) {
   void *arguments[] = {(void *)prepare, &bytes, &scales};
   return launch(queue, (const void *)prepare_bytes_kernel, dim3((unsigned)column_tiles, (unsigned)prepare->max_rows), THREADS, 0,
+                arguments);
+}
+
+cudaError_t bpdq_cuda_prepare_byte_tiles(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *bytes,
+                                         float *scales) {
+  void *arguments[] = {(void *)prepare, &bytes, &scales};
+  return launch(queue, (const void *)prepare_byte_tiles_kernel, dim3((unsigned)column_tiles, (unsigned)prepare->max_rows), THREADS, 0,
                 arguments);
 }
 

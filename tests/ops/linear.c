@@ -243,6 +243,40 @@ static void large_shapes(suite *s) {
   }
 }
 
+/* Few rows of activations: long K, which several work groups may share, more outputs than they take at once, every kind of group. */
+static void batches(suite *s) {
+  suite_section(s, "linear: batches");
+  static const struct {
+    int64_t rows, columns;
+    int planes, group;
+    int64_t tokens, max_tokens;
+  } shapes[] = {{100, 20000, 2, 128, 8, 8},  {230, 9000, 2, 64, 5, 6},     {40, 12345, 3, 256, 16, 16}, {33, 11000, 1, 96, 2, 2},
+                {70001, 64, 2, 64, 3, 4},    {5000, 1100, 2, 256, 13, 16}, {2200, 300, 3, 224, 8, 16},  {64, 9100, 3, 32, 9, 9},
+                {1000, 3000, 4, 128, 8, 8},  {48, 8192, 2, 160, 11, 12},   {512, 2048, 1, 128, 7, 8},   {17, 30000, 2, 128, 16, 16},
+                {3584, 1000, 2, 128, 4, 64}, {300, 4096, 2, 192, 1, 1}};
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+    for (int a = 1; a < 3; a++) {
+      if (s->quick && a == 1 && i % 3) continue;
+      linear_case c = {BPDQ_WEIGHT_PLANES,
+                       {shapes[i].rows},
+                       shapes[i].columns,
+                       shapes[i].planes,
+                       shapes[i].group,
+                       i % 2 ? BPDQ_F16 : BPDQ_BF16,
+                       shapes[i].tokens,
+                       shapes[i].max_tokens,
+                       (bpdq_transform_kind)(i % 3),
+                       i % 2,
+                       i % 4 == 3,
+                       false,
+                       false,
+                       i % 5,
+                       i % 3,
+                       all_activations[a]};
+      run_linear(s, &c, 9800 + i);
+    }
+}
+
 /* What a gated pair is made of: gate_up [2K, H] behind an RMS norm, then down [N, K] behind gated SiLU. */
 typedef struct gated_case {
   int64_t hidden, width, rows; /* H, K, N */
@@ -391,6 +425,7 @@ void suite_linear(suite *s) {
   sweep_shapes(s);
   model_like(s);
   large_shapes(s);
+  batches(s);
   gated_pairs(s);
   bad_coefficients(s);
 }

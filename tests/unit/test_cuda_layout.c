@@ -148,6 +148,29 @@ static void q8_weights_are_a_fragments(void **context) {
         }
 }
 
+/* Bytes of activations against weights that are looked up by nibbles: in step u of a half, lane (row, q) takes the columns 4 i + u
+ * (register b0) and 16 + 4 i + u (b1) of its plane word, i = 0 .. 3, as nibbles i and 4 + i of the word's selectors for u name them. */
+static void byte_order_matches_the_nibbles(void **context) {
+  (void)context;
+  bool used[2048] = {false};
+  for (int row = 0; row < 8; row++)
+    for (int column = 0; column < 256; column++) {
+      int index = bpdq_cuda_byte_index(row, column);
+      assert_in_range(index, 0, 2047);
+      assert_false(used[index]);
+      used[index] = true;
+    }
+  for (int lane = 0; lane < 32; lane++)
+    for (int half = 0; half < 2; half++)
+      for (int u = 0; u < 4; u++)
+        for (int b = 0; b < 2; b++)
+          for (int i = 0; i < 4; i++) {
+            int column = half * 128 + lane % 4 * 32 + b * 16 + 4 * i + u;
+            int loaded = ((half * 2 + u / 2) * 32 + lane) * 16 + (u % 2 * 2 + b) * 4 + i; /* of four 16-byte loads of a warp */
+            assert_int_equal(bpdq_cuda_byte_index(lane / 4, column), loaded);
+          }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(planes_are_a_fragments),
@@ -156,6 +179,7 @@ int main(void) {
       cmocka_unit_test(half_order_matches_the_bit_pairs),
       cmocka_unit_test(caches_have_places_of_their_own),
       cmocka_unit_test(q8_weights_are_a_fragments),
+      cmocka_unit_test(byte_order_matches_the_nibbles),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
