@@ -86,6 +86,8 @@ static void a_round_trip_keeps_names_types_shapes_and_data(void **state) {
     assert_int_equal(read->dimensions, tensors[i].dimensions);
     for (int d = 0; d < read->dimensions; d++) assert_int_equal(read->shape[d], tensors[i].shape[d]);
     if (read->bytes > 0) assert_memory_equal(read->data, tensors[i].data, read->bytes);
+    bpdq_safetensors_will_need(file, read, 0, UINT64_MAX); /* hints: neither may change a byte or leave the tensor */
+    bpdq_safetensors_will_need(file, read, read->bytes + 1, 1);
     bpdq_safetensors_release(file, read);
     if (read->bytes > 0) assert_memory_equal(read->data, tensors[i].data, read->bytes);
     if (i > 0) assert_true(strcmp(bpdq_safetensors_at(file, i - 1)->name, bpdq_safetensors_at(file, i)->name) < 0);
