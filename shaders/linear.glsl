@@ -16,11 +16,13 @@ const uint FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4, FLAG_ONE = 8;
 uint input_row(uint index) { return (push.flags & (FLAG_LAST | FLAG_ONE)) == FLAG_LAST ? run.tokens - 1 : index; }
 uint output_rows() { return (push.flags & (FLAG_LAST | FLAG_ONE)) != 0 ? 1 : run.tokens; }
 
-// Returns what is stored. Needs the buffers `bias` and `y`.
-float store(uint token, uint row, float value) {
-  uint at = token * push.y_stride + push.y_offset + push.first_row + row;
-  if ((push.flags & FLAG_BIAS) != 0) value += bias[push.first_row + row];
-  if ((push.flags & FLAG_ACCUMULATE) != 0) value += y[at];
-  y[at] = value;
+uint place_of(uint token, uint row) { return token * push.y_stride + push.y_offset + push.first_row + row; }
+
+// What is added to a result: the bias, and what the output holds. Needs the buffers `bias` and `y`.
+float addend(uint token, uint row) {
+  float value = (push.flags & FLAG_BIAS) != 0 ? bias[push.first_row + row] : 0.0;
+  if ((push.flags & FLAG_ACCUMULATE) != 0) value += y[place_of(token, row)];
   return value;
 }
+
+void store(uint token, uint row, float value) { y[place_of(token, row)] = value + addend(token, row); }

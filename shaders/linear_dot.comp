@@ -46,10 +46,11 @@ const float RANGE = 127.0;
 #endif
 const uint TILES = THREADS / (8 * SLICES);
 const uint ITEM_COUNT = BLOCKS * 32;
-const uint COVERED = NEXT == GATED ? TILES * 4 : TILES * 8; // columns of the next input; NEXT: a multiple of 32
+const uint COVERED = TILES * 8; // columns of the next input; NEXT: a multiple of 32
+const uint ROWS = NEXT == GATED ? 2 : 1; // of a thread: a gate and what it multiplies, half the rows further
 shared float reduction[THREADS];
 shared uvec4 own_x[SOURCE != IN_MEMORY ? BLOCKS * (8 * BYTES + 2) : 1]; // as in prepared.glsl, without the squares
-shared float outputs[NEXT != 0 ? TILES * 8 : 1];
+shared float outputs[NEXT != 0 ? ROWS * COVERED : 1];
 #include "linear.glsl"
 #include "planes.glsl"
 #include "transform.glsl"
@@ -97,40 +98,48 @@ float prepared_factor(uint token) {
 
 // ---- the product ----
 
-// Blocks of a row, on their way.
-uvec4 next_words[AHEAD * PLANES];
-uint next_coefficients[AHEAD * RUNS * COEFFICIENT_WORDS];
+// Blocks of the thread's rows, on their way.
+const uint CELLS = ROWS * PLANES, COEFFICIENTS = RUNS * COEFFICIENT_WORDS;
+uvec4 next_words[AHEAD * CELLS];
+uint next_coefficients[AHEAD * ROWS * COEFFICIENTS];
+uint tiles[ROWS]; // of the matrix: the thread's row of each is its index modulo 8
 
-void fetch(uint place, uint tile, uint r, uint block) {
-  UNROLL for (uint p = 0; p < PLANES; p++) next_words[place * PLANES + p] = matrix[((tile * push.blocks + block) * PLANES + p) * 8 + r];
-  UNROLL for (uint i = 0; i < RUNS; i++) {
-    uint slot = tile * push.groups + (block * 4 + i * RUN_WORDS) / GROUP_WORDS;
-    UNROLL for (uint c = 0; c < COEFFICIENT_WORDS; c++)
-      next_coefficients[(place * RUNS + i) * COEFFICIENT_WORDS + c] = coefficient_word(slot, c, r);
+void fetch(uint place, uint r, uint block) {
+  UNROLL for (uint n = 0; n < ROWS; n++) {
+    uint tile = min(tiles[n], (push.rows - 1) / 8);
+    UNROLL for (uint p = 0; p < PLANES; p++)
+      next_words[place * CELLS + n * PLANES + p] = matrix[((tile * push.blocks + block) * PLANES + p) * 8 + r];
+    UNROLL for (uint i = 0; i < RUNS; i++) {
+      uint slot = tile * push.groups + (block * 4 + i * RUN_WORDS) / GROUP_WORDS;
+      UNROLL for (uint c = 0; c < COEFFICIENT_WORDS; c++)
+        next_coefficients[(place * ROWS + n) * COEFFICIENTS + i * COEFFICIENT_WORDS + c] = coefficient_word(slot, c, r);
+    }
   }
 }
 
-uvec4 words[PLANES];
-uint block_coefficients[RUNS * COEFFICIENT_WORDS];
+uvec4 words[CELLS];
+uint block_coefficients[ROWS * COEFFICIENTS];
 
-float block_coefficient(uint i, uint plane, uint r) {
-  return coefficient_value(block_coefficients[i * COEFFICIENT_WORDS + word_of(plane)], plane, r);
+float block_coefficient(uint n, uint i, uint plane, uint r) {
+  return coefficient_value(block_coefficients[n * COEFFICIENTS + i * COEFFICIENT_WORDS + word_of(plane)], plane, r);
 }
 
 // 8 times the sum that four accumulators hold, whose bits are at places 0..3.
 int eightfold(ivec4 sums) { return 8 * sums.x + 4 * sums.y + 2 * sums.z + sums.w; }
 
-// The product of `words` and a row of the input.
-float block_product(uint r, uint block, uint token) {
-  float parts[PLANES], sum = 0.0, result = 0.0;
-  UNROLL for (uint p = 0; p < PLANES; p++) parts[p] = 0.0;
+float results[ROWS * BATCH];
+
+// Adds the products of `words` and a row of the input, row `t` of the work group's.
+void add_products(uint r, uint block, uint token, uint t) {
+  float parts[CELLS], sum = 0.0;
+  UNROLL for (uint p = 0; p < CELLS; p++) parts[p] = 0.0;
   UNROLL for (uint j = 0; j < 4; j++) {
-    ivec4 sums[PLANES * BYTES];
-    UNROLL for (uint p = 0; p < PLANES * BYTES; p++) sums[p] = ivec4(0);
+    ivec4 sums[CELLS * BYTES];
+    UNROLL for (uint p = 0; p < CELLS * BYTES; p++) sums[p] = ivec4(0);
     UNROLL for (uint h = 0; h < 2; h++)
       UNROLL for (uint part = 0; part < BYTES; part++) {
         uvec4 values = activations(token, part * 8 + 2 * j + h, block);
-        UNROLL for (uint p = 0; p < PLANES; p++) {
+        UNROLL for (uint p = 0; p < CELLS; p++) {
           uint word = words[p][j] >> (4 * h);
           ivec4 masked = ivec4(word & 0x01010101u, word & 0x02020202u, word & 0x04040404u, word & 0x08080808u);
           UNROLL for (uint b = 0; b < 4; b++) sums[p * BYTES + part][b] += dotPacked4x8EXT(int(values[b]), masked[b]);
@@ -138,7 +147,7 @@ float block_product(uint r, uint block, uint token) {
       }
     vec4 scales = scales_of(token, block * 2 + j / 2);
     vec2 scale = j % 2 == 0 ? scales.xy : scales.zw;
-    UNROLL for (uint p = 0; p < PLANES; p++) {
+    UNROLL for (uint p = 0; p < CELLS; p++) {
       int value = eightfold(sums[p * BYTES]);
       if (BYTES == 2) value = value * 256 + eightfold(sums[p * BYTES + 1]);
       parts[p] += scale.x * float(value);
@@ -146,15 +155,16 @@ float block_product(uint r, uint block, uint token) {
     sum += scale.y;
     if ((j + 1) % RUN_WORDS == 0) {
       uint i = j / RUN_WORDS;
-      UNROLL for (uint p = 0; p < PLANES; p++) {
-        result += block_coefficient(i, p, r) * 0.125 * parts[p];
-        parts[p] = 0.0;
+      UNROLL for (uint n = 0; n < ROWS; n++) {
+        UNROLL for (uint p = 0; p < PLANES; p++) {
+          results[n * BATCH + t] += block_coefficient(n, i, p, r) * 0.125 * parts[n * PLANES + p];
+          parts[n * PLANES + p] = 0.0;
+        }
+        results[n * BATCH + t] += block_coefficient(n, i, PLANES, r) * sum;
       }
-      result += block_coefficient(i, PLANES, r) * sum;
       sum = 0.0;
     }
   }
-  return result;
 }
 
 // The sum over the threads that share a row, in the one of slice 0. All threads of the work group must call it.
@@ -184,19 +194,31 @@ float add_slices(float value, uint slice) {
 
 // ---- the results as the next product's input ----
 
+// A thread's item of the work group's outputs: 4 columns of a word.
+uint next_item() { return min(gl_LocalInvocationIndex, COVERED / 4 - 1); }
+
+// The norm's weights of the item.
+vec4 fetch_next_norm() {
+  vec4 weights = vec4(0);
+  UNROLL for (uint j = 0; j < 4; j++) {
+    uint at = gl_WorkGroupID.x * COVERED + column_of(next_item(), j);
+    if (at < push.rows) weights[j] = norm[at];
+  }
+  return weights;
+}
+
 // The work group's outputs, as stored, are in `outputs` (GATED: the gates, then what they multiply).
-void prepare_next() {
-  uint thread = gl_LocalInvocationIndex, item = min(thread, COVERED / 4 - 1), word = item / 8, b = item % 8;
+void prepare_next(vec4 weights) {
+  uint thread = gl_LocalInvocationIndex, item = next_item(), word = item / 8, b = item % 8;
+#ifdef SUBGROUP
+  if (thread > item) return; // clusters leave as a whole
+#endif
   float values[4], squares = 0.0;
   UNROLL for (uint j = 0; j < 4; j++) {
-    uint column = word * 32 + b + 8 * j, at = gl_WorkGroupID.x * COVERED + column;
+    uint column = column_of(item, j);
     float value = outputs[column];
-    if (NEXT == GATED) {
-      values[j] = value / (1.0 + exp(-value)) * outputs[COVERED + column];
-    } else {
-      squares += value * value;
-      values[j] = at < push.rows ? value * norm[at] : 0.0;
-    }
+    squares += value * value;
+    values[j] = NEXT == GATED ? value / (1.0 + exp(-value)) * outputs[COVERED + column] : value * weights[j];
   }
   Integers integers = to_integers(values);
   if (NEXT == NORMED) squares = cluster_sum(squares);
@@ -212,21 +234,31 @@ void prepare_next() {
   next[squares_at(push.next_blocks) * 4 + word] = floatBitsToUint(squares);
 }
 
-// The tile of a thread: gates and what they multiply, half the rows further, belong to one work group.
-uint own_tile() {
-  uint place = gl_LocalInvocationIndex / (8 * SLICES);
-  if (NEXT != GATED) return gl_WorkGroupID.x * TILES + place;
-  uint half_tiles = push.rows / 16, tile = gl_WorkGroupID.x * (TILES / 2) + place % (TILES / 2);
-  return tile < half_tiles ? tile + (place < TILES / 2 ? 0 : half_tiles) : 2 * half_tiles;
+void place_tiles() {
+  uint tile = gl_WorkGroupID.x * TILES + gl_LocalInvocationIndex / (8 * SLICES);
+  tiles[0] = tile;
+  if (NEXT != GATED) return;
+  uint half_tiles = push.rows / 16;
+  tiles[0] = tile < half_tiles ? tile : 2 * half_tiles; // past the end
+  tiles[ROWS - 1] = tile + half_tiles;
 }
 
 void main() {
   uint thread = gl_LocalInvocationIndex, r = thread % 8, slice = thread / 8 % SLICES;
   uint first = gl_WorkGroupID.y * BATCH, count = output_rows();
-  uint tile = own_tile(), row = tile * 8 + r, held = min(tile, (push.rows - 1) / 8);
-  // The first weights are under way while the input is prepared.
+  place_tiles();
+  // The first weights are under way while the input is prepared, and so is what is needed at the end.
   UNROLL for (uint i = 0; i < AHEAD; i++)
-    if (slice + i * SLICES < push.blocks) fetch(i, held, r, slice + i * SLICES);
+    if (slice + i * SLICES < push.blocks) fetch(i, r, slice + i * SLICES);
+  float addends[ROWS * BATCH];
+  UNROLL for (uint t = 0; t < BATCH; t++)
+    UNROLL for (uint n = 0; n < ROWS; n++) {
+      results[n * BATCH + t] = 0.0;
+      addends[n * BATCH + t] = 0.0;
+      if (slice == 0 && tiles[n] * 8 + r < push.rows && first + t < count) addends[n * BATCH + t] = addend(first + t, tiles[n] * 8 + r);
+    }
+  vec4 next_norm = vec4(0);
+  if (NEXT == NORMED) next_norm = fetch_next_norm();
   if (SOURCE == OWN) quantize_row(input_row(first) * push.x_stride, push.columns, push.epsilon);
   if (SOURCE == COPIED) {
     for (uint i = thread; i < BLOCKS * (8 * BYTES + 2); i += THREADS) own_x[i] = prepared[i];
@@ -235,27 +267,26 @@ void main() {
   float factors[BATCH];
   UNROLL for (uint t = 0; t < BATCH; t++)
     factors[t] = SOURCE != OWN && TRANSFORM == NORMED ? prepared_factor(min(first + t, count - 1)) : row_factor;
-  float results[BATCH];
-  UNROLL for (uint t = 0; t < BATCH; t++) results[t] = 0.0;
   for (uint step = slice; step < push.blocks; step += SLICES * AHEAD)
     UNROLL for (uint i = 0; i < AHEAD; i++) {
       uint block = step + i * SLICES;
       if (block < push.blocks) {
-        UNROLL for (uint p = 0; p < PLANES; p++) words[p] = next_words[i * PLANES + p];
-        UNROLL for (uint c = 0; c < RUNS * COEFFICIENT_WORDS; c++)
-          block_coefficients[c] = next_coefficients[i * RUNS * COEFFICIENT_WORDS + c];
-        if (block + SLICES * AHEAD < push.blocks) fetch(i, held, r, block + SLICES * AHEAD);
-        UNROLL for (uint t = 0; t < BATCH; t++) results[t] += block_product(r, block, min(first + t, count - 1));
+        UNROLL for (uint p = 0; p < CELLS; p++) words[p] = next_words[i * CELLS + p];
+        UNROLL for (uint c = 0; c < ROWS * COEFFICIENTS; c++) block_coefficients[c] = next_coefficients[i * ROWS * COEFFICIENTS + c];
+        if (block + SLICES * AHEAD < push.blocks) fetch(i, r, block + SLICES * AHEAD);
+        UNROLL for (uint t = 0; t < BATCH; t++) add_products(r, block, min(first + t, count - 1), t);
       }
     }
-  UNROLL for (uint t = 0; t < BATCH; t++) {
-    float result = add_slices(results[t], slice) * factors[t];
-    bool stores = slice == 0 && row < push.rows && first + t < count;
-    if (stores) result = store(first + t, row, result);
-    if (NEXT != 0 && slice == 0) outputs[thread / (8 * SLICES) * 8 + r] = stores ? result : 0.0;
-  }
+  UNROLL for (uint t = 0; t < BATCH; t++)
+    UNROLL for (uint n = 0; n < ROWS; n++) {
+      uint row = tiles[n] * 8 + r;
+      float result = add_slices(results[n * BATCH + t], slice) * factors[t] + addends[n * BATCH + t];
+      bool stores = slice == 0 && row < push.rows && first + t < count;
+      if (stores) y[place_of(first + t, row)] = result;
+      if (NEXT != 0 && slice == 0) outputs[n * COVERED + thread / (8 * SLICES) * 8 + r] = stores ? result : 0.0;
+    }
   if (NEXT != 0) {
     barrier();
-    prepare_next();
+    prepare_next(next_norm);
   }
 }

@@ -218,7 +218,7 @@ static dot_plan try_variant(const vulkan_builder *builder, const product *p, boo
     plan.source = SOURCE_OWN;
   else if (variant->copied && tokens == 1)
     plan.source = SOURCE_COPIED;
-  uint64_t shared = 64 + variant->threads * 5 + variant->threads / variant->slices * 4;
+  uint64_t shared = 64 + variant->threads * 5 + variant->threads / variant->slices * 8;
   if (plan.source != SOURCE_IN_MEMORY) shared += (uint64_t)weight->blocks * (wide ? 288 : 160);
   if (shared > context->limits.shared_bytes && plan.source == SOURCE_OWN) {
     plan.source = SOURCE_IN_MEMORY;
@@ -269,7 +269,7 @@ static const bpdq_op_linear *follower(const vulkan_builder *builder, const produ
   bool gate = next->transform.kind == BPDQ_TRANSFORM_SILU_GATE;
   int64_t columns = gate ? 2 * next->weight->columns : next->weight->columns, tiles = plan->variant.threads / (8 * plan->variant.slices);
   if (p->op->offset != 0 || columns != p->weight->rows || p->weight->piece_count != 1) return NULL;
-  if (gate ? p->weight->rows % 16 != 0 || tiles % 8 != 0 : tiles % 4 != 0) return NULL;
+  if (tiles % 4 != 0 || (gate && p->weight->rows % 16 != 0)) return NULL;
   if (!gate && (next->transform.kind != BPDQ_TRANSFORM_RMS_NORM || !next->transform.norm || next->transform.norm->rows < columns))
     return NULL;
   return next;
@@ -279,7 +279,7 @@ static const bpdq_op_linear *follower(const vulkan_builder *builder, const produ
 static void bind_next(vulkan_builder *builder, vulkan_dispatch *dispatch, const bpdq_op_linear *next, const dot_plan *plan) {
   const bpdq_weight *weight = next->weight;
   bool gate = next->transform.kind == BPDQ_TRANSFORM_SILU_GATE;
-  uint32_t covered = plan->variant.threads / plan->variant.slices / (gate ? 2 : 1);
+  uint32_t covered = plan->variant.threads / plan->variant.slices;
   if (!gate) bpdq_vulkan_read(dispatch, 4, bpdq_vulkan_whole(&next->transform.norm->vector));
   bpdq_vulkan_write_scratch(builder, dispatch, 7, other_prepared(builder), prepared_bytes(weight, plan->wide));
   bpdq_vulkan_push(dispatch, (uint32_t)weight->blocks);

@@ -6,14 +6,12 @@
 #define LEAST_THREADS 128   /* every Vulkan device has as many */
 
 /* Measured on an H200 (docs/benchmarks/log.md); the last ones serve shapes and devices that the first ones do not suit. */
-enum { MANY_ROWS, FEW_ROWS, FEW_ROWS_NORM, LONG_ROWS, SMALL };
+enum { MANY_ROWS, FEW_ROWS, FEW_ROWS_NORM, LONG_ROWS, PLAIN, SMALL };
 
 /* threads, slices, ahead, copied */
-static const vulkan_dot_variant variants[] = {[MANY_ROWS] = {256, 4, 1, true},
-                                              [FEW_ROWS] = {512, 16, 1, true},
-                                              [FEW_ROWS_NORM] = {LEAST_THREADS, 16, 1, true},
-                                              [LONG_ROWS] = {1024, 32, 1, true},
-                                              [SMALL] = {LEAST_THREADS, 4, 2, false}};
+static const vulkan_dot_variant variants[] = {
+    [MANY_ROWS] = {LEAST_THREADS, 4, 1, true}, [FEW_ROWS] = {512, 16, 1, true}, [FEW_ROWS_NORM] = {LEAST_THREADS, 16, 1, true},
+    [LONG_ROWS] = {1024, 32, 1, true},         [PLAIN] = {256, 4, 1, true},     [SMALL] = {LEAST_THREADS, 4, 2, false}};
 
 const vulkan_dot_variant *bpdq_vulkan_dot_variants(size_t *count) {
   *count = sizeof variants / sizeof *variants;
@@ -36,7 +34,7 @@ bool bpdq_vulkan_forced_variant(vulkan_dot_variant *variant) {
 
 /* Few rows are spread over many threads each, so that small matrices fill the device too; one thread reads at least one block. */
 static vulkan_dot_variant spread(const vulkan_dot_shape *shape) {
-  vulkan_dot_variant variant = variants[MANY_ROWS];
+  vulkan_dot_variant variant = variants[PLAIN];
   while (variant.slices < 32 && shape->rows * variant.slices < BUSY_THREADS && variant.slices * 2 <= shape->blocks) variant.slices *= 2;
   return variant;
 }
