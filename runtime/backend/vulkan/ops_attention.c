@@ -5,7 +5,7 @@
 #define ROPE_THREADS 64
 #define ATTENTION_THREADS 128
 #define ATTENTION_MORE_THREADS 256 /* where the device has them, to have more of the cache under way */
-#define MAX_HEADS 8                /* query heads per work group */
+#define MAX_HEADS 4                /* query heads per work group: more would leave a large device idle in short contexts */
 #define SPLIT_TOKENS 16            /* up to this many rows the context is split, to fill the device */
 #define SPLIT_POSITIONS 64         /* what a work group takes at a time */
 #define CPU_SPLIT_POSITIONS 512
