@@ -256,6 +256,9 @@ static dot_plan plan_dot(vulkan_builder *builder, const product *p, bool wide) {
   variant = bpdq_vulkan_usual_for(builder->vulkan, p->op, tokens);
   plan = try_variant(builder, p, wide, &variant);
   if (plan.suits) return plan;
+  variant.copied = false; /* a long row may not fit into shared memory */
+  plan = try_variant(builder, p, wide, &variant);
+  if (plan.suits) return plan;
   return try_variant(builder, p, wide, &(vulkan_dot_variant){.threads = 128, .slices = 1, .ahead = 1});
 }
 
