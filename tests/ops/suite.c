@@ -131,6 +131,7 @@ static void test_backend(suite *s, const bpdq_backend_registration *registration
   printf("  %s (%s)\n", s->backend->info.name, s->backend->info.features);
   suite_linear(s);
   suite_attention(s);
+  suite_layers(s);
   suite_top_k(s);
   suite_section(s, NULL);
   uint64_t current = 0, peak = 0;

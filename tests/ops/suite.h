@@ -48,6 +48,7 @@ void suite_scalars_fill(suite_scalars *scalars, int64_t tokens, int32_t first, i
 
 void suite_linear(suite *s);
 void suite_attention(suite *s);
+void suite_layers(suite *s);
 void suite_top_k(suite *s);
 
 #endif
