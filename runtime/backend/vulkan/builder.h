@@ -100,7 +100,7 @@ bpdq_status bpdq_vulkan_transform_input(const vulkan_builder *builder, const bpd
                                         const vulkan_tensor **operand, bpdq_error *error);
 
 /* Writes the transformed input to VULKAN_SCRATCH_TRANSFORMED: f32 [max_tokens, width], or f16 [padded_rows, padded_width] in the order of
- * transform.comp with zeros past the width (rows beyond the run's hold anything). */
+ * transform_half.comp with zeros past the width (rows beyond the run's hold anything). */
 bpdq_status bpdq_vulkan_add_transform_f32(vulkan_builder *builder, const bpdq_transform *transform, bpdq_tensor input, int64_t width,
                                           bpdq_error *error);
 bpdq_status bpdq_vulkan_add_transform_f16(vulkan_builder *builder, const bpdq_transform *transform, bpdq_tensor input, int64_t width,
