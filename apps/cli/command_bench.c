@@ -242,11 +242,10 @@ const command command_bench = {
     .positionals = {"[MODEL]"},
     .tables = {&table, &model_flag_table},
     .details =
-        "Each figure is the median of the repeats, after half a second of runs that do not count. Bytes per token are the weights and the\n"
-        "KV cache that one decoded token reads; the bandwidth is that of a plain read on the same device in the same run. With --batch the "
-        "prefill is left out. The load rate counts "
-        "the\n"
-        "checkpoint's bytes that go to the device; that of the weights alone leaves out what starts the device and reads the tokenizer.",
+        "Each figure is the median of the repeats, after half a second of runs that do not count. Bytes per token are the weights and\n"
+        "the KV cache that one decoded token reads; the bandwidth is that of a plain read on the same device in the same run. With\n"
+        "--batch the prefill is left out. The load rate counts the checkpoint's bytes that go to the device; that of the weights alone\n"
+        "leaves out what starts the device and reads the tokenizer.",
     .examples =
         "bpdq bench Qwen2.5-7B-k2\n"
         "bpdq bench --shape qwen2.5-7b --planes 2 --group 128 -p 512 -n 128 --backend vulkan\n"
