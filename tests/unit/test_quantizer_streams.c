@@ -322,6 +322,9 @@ static void streams_follow_the_definition(void **unused) {
 }
 
 /* What windows_do_not_depend_on_each_other and replays_repeat_every_bit change. */
+/* The device that was asked for is one of the backend that was asked for; other backends beside it take their own. */
+static int device_of(const char *backend) { return backend && only_backend && !strcmp(backend, only_backend) ? device : -1; }
+
 typedef struct way {
   const char *algebra, *backend; /* algebra: NULL is "cpu" */
   int threads;
@@ -358,7 +361,7 @@ static float *move_through_block(const tiny_model *m, const way *way) {
                             .residual_target = !way->alone,
                             .threads = way->threads,
                             .backend = way->backend,
-                            .device = device,
+                            .device = device_of(way->backend),
                             .device_memory = way->device_memory,
                             .spill_folder = "/tmp",
                             .spill = way->spilled};
