@@ -137,7 +137,8 @@ static void run_layers(suite *s, const layers_case *c, uint64_t seed) {
   int64_t context = c->first + c->tokens;
   float *table = malloc((size_t)(context * c->head_dim) * sizeof *table), *hidden = malloc((size_t)c->hidden * sizeof *hidden);
   for (int64_t i = 0; i < context * c->head_dim; i++) {
-    double angle = (double)(i / c->head_dim) * pow(1e4, -2.0 * (double)(i % (c->head_dim / 2)) / (double)c->head_dim);
+    int64_t position = i / c->head_dim;
+    double angle = (double)position * pow(1e4, -2.0 * (double)(i % (c->head_dim / 2)) / (double)c->head_dim);
     table[i] = (float)(i % c->head_dim < c->head_dim / 2 ? cos(angle) : sin(angle));
   }
   /* Sums in another order move some activations to the next integer of their 8 or 16 bits. */
