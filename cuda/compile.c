@@ -102,6 +102,16 @@ static bpdq_cuda_heads heads_of(const bpdq_executable *e, int64_t heads, int64_t
   return (bpdq_cuda_heads){(int)heads, (int)kv_heads, (int)head_dim, context, e->max_tokens, e->run};
 }
 
+/* Whether operations i and i + 1 are a rotation and the attention over what it wrote, in a form that one kernel does. */
+static bool rope_fuses(const bpdq_executable *e, size_t i) {
+  if (i + 1 >= e->op_count || e->ops[i].kind != BPDQ_OP_ROPE_CACHE || e->ops[i + 1].kind != BPDQ_OP_ATTENTION) return false;
+  const bpdq_op_rope_cache *r = &e->ops[i].rope_cache;
+  const bpdq_op_attention *a = &e->ops[i + 1].attention;
+  bpdq_cuda_heads heads = heads_of(e, r->heads, r->kv_heads, r->head_dim, r->context);
+  return bpdq_cuda_attention_decodes(&heads) && r->qkv == a->qkv && r->k_cache == a->k_cache && r->v_cache == a->v_cache &&
+         r->heads == a->heads && r->kv_heads == a->kv_heads && r->head_dim == a->head_dim && r->context == a->context;
+}
+
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 static void measure_work(bpdq_executable *e, const bpdq_program *program) {
@@ -114,7 +124,10 @@ static void measure_work(bpdq_executable *e, const bpdq_program *program) {
     if (op->kind == BPDQ_OP_ATTENTION) {
       const bpdq_op_attention *a = &op->attention;
       bpdq_cuda_heads heads = heads_of(e, a->heads, a->kv_heads, a->head_dim, a->context);
-      e->work.attention_bytes = larger(e->work.attention_bytes, bpdq_cuda_attention_scratch(&e->backend->queue, &heads));
+      bool decodes = i > 0 && rope_fuses(e, i - 1);
+      uint64_t bytes = decodes ? bpdq_cuda_attention_decode_scratch(&e->backend->queue, &heads, e->state->tensors[a->k_cache].cache.type)
+                               : bpdq_cuda_attention_scratch(&e->backend->queue, &heads);
+      e->work.attention_bytes = larger(e->work.attention_bytes, bytes);
     }
     if (op->kind == BPDQ_OP_TOP_K) {
       int64_t rows = op->top_k.rows == BPDQ_ROWS_LAST ? 1 : e->max_tokens;
@@ -191,24 +204,6 @@ static bpdq_cuda_rope rope_of(const bpdq_state *state, const bpdq_op_rope_cache 
                           .epsilon = r->norm_epsilon};
 }
 
-static cudaError_t launch_attention(const bpdq_cuda_queue *queue, bpdq_executable *e, const bpdq_op_attention *a,
-                                    const bpdq_cuda_rope *rope) {
-  bpdq_cuda_heads heads = heads_of(e, a->heads, a->kv_heads, a->head_dim, a->context);
-  bpdq_cuda_cache cache = cache_of(e->state, a->k_cache, a->v_cache);
-  return bpdq_cuda_attention(queue, &heads, rope, e->state->tensors[a->qkv].data, a->scale, &cache, e->work.attention,
-                             e->state->tensors[a->output].data);
-}
-
-/* Whether operations i and i + 1 are a rotation and the attention over what it wrote, in a form that one kernel does. */
-static bool rope_fuses(const bpdq_executable *e, size_t i) {
-  if (i + 1 >= e->op_count || e->ops[i].kind != BPDQ_OP_ROPE_CACHE || e->ops[i + 1].kind != BPDQ_OP_ATTENTION) return false;
-  const bpdq_op_rope_cache *r = &e->ops[i].rope_cache;
-  const bpdq_op_attention *a = &e->ops[i + 1].attention;
-  bpdq_cuda_heads heads = heads_of(e, r->heads, r->kv_heads, r->head_dim, r->context);
-  return bpdq_cuda_attention_fuses_rope(&heads) && r->qkv == a->qkv && r->k_cache == a->k_cache && r->v_cache == a->v_cache &&
-         r->heads == a->heads && r->kv_heads == a->kv_heads && r->head_dim == a->head_dim && r->context == a->context;
-}
-
 static cudaError_t launch_op(const bpdq_cuda_queue *queue, bpdq_executable *e, const bpdq_op *op) {
   const bpdq_state *state = e->state;
   switch (op->kind) {
@@ -217,7 +212,7 @@ static cudaError_t launch_op(const bpdq_cuda_queue *queue, bpdq_executable *e, c
       return bpdq_cuda_prepare_f32(queue, &prepare, state->tensors[op->transform.output].data, op->transform.width);
     }
     case BPDQ_OP_LINEAR:
-      return cuda_linear_launch(queue, e, &op->linear);
+      return cuda_linear_launch(queue, e, &op->linear, NULL);
     case BPDQ_OP_ROPE_CACHE: {
       const bpdq_op_rope_cache *r = &op->rope_cache;
       bpdq_cuda_heads heads = heads_of(e, r->heads, r->kv_heads, r->head_dim, r->context);
@@ -225,26 +220,45 @@ static cudaError_t launch_op(const bpdq_cuda_queue *queue, bpdq_executable *e, c
       bpdq_cuda_rope rope = rope_of(state, r);
       return bpdq_cuda_rope_cache(queue, &heads, &rope, &cache);
     }
-    case BPDQ_OP_ATTENTION:
-      return launch_attention(queue, e, &op->attention, NULL);
+    case BPDQ_OP_ATTENTION: {
+      const bpdq_op_attention *a = &op->attention;
+      bpdq_cuda_heads heads = heads_of(e, a->heads, a->kv_heads, a->head_dim, a->context);
+      bpdq_cuda_cache cache = cache_of(state, a->k_cache, a->v_cache);
+      return bpdq_cuda_attention(queue, &heads, state->tensors[a->qkv].data, a->scale, &cache, e->work.attention,
+                                 state->tensors[a->output].data);
+    }
     case BPDQ_OP_TOP_K:
       return launch_top_k(queue, e, &op->top_k);
   }
   return cudaErrorInvalidValue;
 }
 
+/* Launches operations i (the rotation) and i + 1 (attention) as one kernel; *next is the operation behind what was launched. Where that
+ * is a product that can merge the sums, it is launched too. */
+static cudaError_t launch_decode(const bpdq_cuda_queue *queue, bpdq_executable *e, size_t i, size_t *next) {
+  const bpdq_op_attention *a = &e->ops[i + 1].attention;
+  bpdq_cuda_heads heads = heads_of(e, a->heads, a->kv_heads, a->head_dim, a->context);
+  bpdq_cuda_cache cache = cache_of(e->state, a->k_cache, a->v_cache);
+  bpdq_cuda_rope rope = rope_of(e->state, &e->ops[i].rope_cache);
+  cudaError_t result = bpdq_cuda_attention_decode(queue, &heads, &rope, a->scale, &cache, e->work.attention);
+  bpdq_cuda_attention_sums sums = bpdq_cuda_attention_sums_of(queue, &heads, cache.type, e->work.attention);
+  *next = i + 2;
+  if (result != cudaSuccess) return result;
+  const bpdq_op *behind = *next < e->op_count ? &e->ops[*next] : NULL;
+  if (!behind || behind->kind != BPDQ_OP_LINEAR || behind->linear.input != a->output || !cuda_linear_merges(e, &behind->linear, &sums))
+    return bpdq_cuda_attention_merge(queue, &sums, e->max_tokens, e->state->tensors[a->output].data);
+  (*next)++;
+  return cuda_linear_launch(queue, e, &behind->linear, &sums);
+}
+
 /* Puts the whole program on the queue. On failure `failed` is the operation that could not be launched. */
 static cudaError_t enqueue(bpdq_executable *e, const bpdq_cuda_queue *queue, const char **failed) {
   *failed = "the scalars of a run";
   cudaError_t result = bpdq_cuda_copy_scalars(queue, e->host_run, e->memory, 4 + 2 * e->max_tokens);
-  for (size_t i = 0; i < e->op_count && result == cudaSuccess; i++) {
+  for (size_t i = 0, next; i < e->op_count && result == cudaSuccess; i = next) {
     *failed = e->ops[i].name;
-    if (rope_fuses(e, i)) {
-      bpdq_cuda_rope rope = rope_of(e->state, &e->ops[i].rope_cache);
-      result = launch_attention(queue, e, &e->ops[++i].attention, &rope);
-    } else {
-      result = launch_op(queue, e, &e->ops[i]);
-    }
+    next = i + 1;
+    result = rope_fuses(e, i) ? launch_decode(queue, e, i, &next) : launch_op(queue, e, &e->ops[i]);
   }
   return result;
 }
@@ -376,6 +390,9 @@ static bpdq_status check_run(const bpdq_executable *e, const bpdq_run *run, bpdq
     if (position < 0 || position >= e->context || sequence < 0 || sequence >= e->cache_rows / e->context)
       return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "cuda: position %lld of sequence %lld lies outside the cache", (long long)position,
                        (long long)sequence);
+    if (i > 0 && sequence == run->sequences[i - 1] && position != (int64_t)run->positions[i - 1] + 1)
+      return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "cuda: position %lld of sequence %lld does not follow %d", (long long)position,
+                       (long long)sequence, (int)run->positions[i - 1]);
   }
   return BPDQ_OK;
 }

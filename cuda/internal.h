@@ -130,8 +130,11 @@ bpdq_status cuda_tensor_mirror(bpdq_state *state, bpdq_tensor tensor, bpdq_error
 uint64_t cuda_linear_work(const bpdq_op_linear *op, int64_t max_tokens, bpdq_activations activations);
 /* Bytes of scratch, zeroed once, that the product itself takes. */
 uint64_t cuda_linear_scratch(const bpdq_executable *executable, const bpdq_op_linear *op);
-/* Puts the transform and the product on the queue. */
-cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executable *executable, const bpdq_op_linear *op);
+/* Puts the transform and the product on the queue. `attention`: what the input still is, where cuda_linear_merges says that the transform
+ * can merge it; else NULL. */
+cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executable *executable, const bpdq_op_linear *op,
+                               const bpdq_cuda_attention_sums *attention);
+bool cuda_linear_merges(const bpdq_executable *executable, const bpdq_op_linear *op, const bpdq_cuda_attention_sums *attention);
 bpdq_cuda_prepare cuda_prepare_of(const bpdq_executable *executable, bpdq_tensor input, const bpdq_transform *transform, int64_t width,
                                   bool last);
 

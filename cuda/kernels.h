@@ -40,17 +40,33 @@ enum { BPDQ_CUDA_F32, BPDQ_CUDA_F16, BPDQ_CUDA_BF16, BPDQ_CUDA_Q8 };
 /* Copies `count` int32 from mapped host memory to the device, where the kernels that follow read them. Never a dependent launch. */
 cudaError_t bpdq_cuda_copy_scalars(const bpdq_cuda_queue *queue, const int32_t *host, int32_t *device, int64_t count);
 
+/* ---- results of attention over few tokens, one sum per split of the positions (attention_decode.cu, attention_sums.cuh) ---- */
+
+typedef struct bpdq_cuda_attention_sums {
+  float *sums;        /* [tokens, heads, splits, width] */
+  float2 *statistics; /* [tokens, heads, splits] of (maximum, denominator) */
+  int heads, head_dim, width, splits;
+  int chunk; /* positions are divided in chunks of this many cache rows */
+  int64_t context;
+  bpdq_cuda_run run;
+} bpdq_cuda_attention_sums;
+
 /* ---- transforms of the rows of an input before a product (prepare.cu) ---- */
 
+/* Beside bpdq_transform_kind: the rows are still attention's sums, which are merged, and the result is also written to `input`. Heads must
+ * be multiples of 32 wide. For preparations of few rows only. */
+#define BPDQ_CUDA_MERGE_ATTENTION 3
+
 typedef struct bpdq_cuda_prepare {
-  const float *input; /* [tokens, K] or [tokens, 2K] */
-  const float *norm;  /* [K], RMS norm only */
+  float *input;      /* [tokens, K] or [tokens, 2K] */
+  const float *norm; /* [K], RMS norm only */
   float epsilon;
-  int kind;      /* bpdq_transform_kind */
+  int kind;      /* bpdq_transform_kind, or BPDQ_CUDA_MERGE_ATTENTION */
   int64_t width; /* K */
   bool last;     /* the only output row is of input row tokens - 1 */
   int64_t max_rows;
   bpdq_cuda_run run;
+  bpdq_cuda_attention_sums attention; /* BPDQ_CUDA_MERGE_ATTENTION */
 } bpdq_cuda_prepare;
 
 /* f32 [rows, stride]; columns K .. stride-1 become zero. */
@@ -59,9 +75,10 @@ cudaError_t bpdq_cuda_prepare_f32(const bpdq_cuda_queue *queue, const bpdq_cuda_
 cudaError_t bpdq_cuda_prepare_pair(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int dtype, void *high, void *low,
                                    int64_t stride);
 /* Bit-planes of integers of 8 * slices bits with one scale per group: `bits` as in layout.h, `scales` [rows, groups] of (scale, scale *
- * sum of the integers). group is 64, 128 or 256; columns beyond K count as zero. */
+ * sum of the integers). group is 64, 128 or 256; columns beyond K count as zero. The factor of an RMS norm is left to the product:
+ * `squares` [rows, column_tiles] are the sums of a tile's squares. */
 cudaError_t bpdq_cuda_prepare_bits(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int slices, int group,
-                                   int64_t column_tiles, uint32_t *bits, float2 *scales);
+                                   int64_t column_tiles, uint32_t *bits, float2 *scales, float *squares);
 /* f16 rows in eights (layout.h; room for a whole last eight) with one scale per row and 256 columns: `scales` [rows, column_tiles] multiply
  * back. */
 cudaError_t bpdq_cuda_prepare_half_tiles(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,
@@ -106,10 +123,18 @@ typedef struct bpdq_cuda_tuning {
   int warps, depth; /* depth: 1 or 2 */
 } bpdq_cuda_tuning;
 
+/* An input as bpdq_cuda_prepare_bits leaves it. */
+typedef struct bpdq_cuda_bits {
+  const uint32_t *bits;
+  const float2 *scales;
+  const float *squares; /* RMS norm: its factor is to be applied; else NULL */
+  float epsilon;
+} bpdq_cuda_bits;
+
 /* Bit-serial tensor-core product (planes_bitserial.cuh): one row, planes 1..4, group 64, 128 or 256, 16-bit coefficients. */
 bool bpdq_cuda_bitserial_supports(const bpdq_cuda_planes *planes, int64_t max_rows);
-cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int slices, const uint32_t *bits,
-                                const float2 *scales, const bpdq_cuda_output *output, const bpdq_cuda_tuning *tuning);
+cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int slices, const bpdq_cuda_bits *input,
+                                const bpdq_cuda_output *output, const bpdq_cuda_tuning *tuning);
 /* f16 tensor-core product of 2..16 rows (one row in formats without a bit-serial kernel): planes 1..4, any group, 16-bit coefficients. */
 bool bpdq_cuda_planes_batch_supports(const bpdq_cuda_planes *planes, int64_t max_rows);
 cudaError_t bpdq_cuda_planes_batch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *scales,
@@ -180,13 +205,22 @@ typedef struct bpdq_cuda_rope {
 
 cudaError_t bpdq_cuda_rope_cache(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope,
                                  const bpdq_cuda_cache *cache);
-/* Whether attention can do the rotation and the cache writes itself: one token, and heads whose halves are whole units of 32. */
-bool bpdq_cuda_attention_fuses_rope(const bpdq_cuda_heads *heads);
 /* Bytes of scratch (zeroed once by the caller) that attention needs. */
 uint64_t bpdq_cuda_attention_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads);
-/* `rope` is NULL, or what is to be done to qkv and the cache first. */
-cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope, const float *qkv,
-                                float scale, const bpdq_cuda_cache *cache, void *scratch, float *output);
+cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const float *qkv, float scale,
+                                const bpdq_cuda_cache *cache, void *scratch, float *output);
+
+/* Attention of up to 16 tokens, and at most 8 query heads to a kv head, with the rotation of the heads and the cache writes; qkv stays as
+ * it was. Its result is what bpdq_cuda_attention_sums_of describes, in `scratch`, until it is merged: by the preparation of a product, or
+ * by bpdq_cuda_attention_merge. */
+bool bpdq_cuda_attention_decodes(const bpdq_cuda_heads *heads);
+/* type: of the caches. */
+uint64_t bpdq_cuda_attention_decode_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, int type);
+cudaError_t bpdq_cuda_attention_decode(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope, float scale,
+                                       const bpdq_cuda_cache *cache, void *scratch);
+bpdq_cuda_attention_sums bpdq_cuda_attention_sums_of(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, int type, void *scratch);
+cudaError_t bpdq_cuda_attention_merge(const bpdq_cuda_queue *queue, const bpdq_cuda_attention_sums *sums, int64_t max_tokens,
+                                      float *output);
 
 /* ---- sampling ---- */
 

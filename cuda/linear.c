@@ -31,14 +31,14 @@ static linear_method method_of(const bpdq_weight *weight, int64_t rows, bpdq_act
   return rows > EXACT_ROWS && bpdq_cuda_planes_gemm_supports(&weight->planes) ? METHOD_PLANES_GEMM : METHOD_PLANES_EXACT;
 }
 
-/* Sizes of the two arrays that a method's preparation writes; the second begins at a multiple of 256. */
+/* Sizes of the arrays that a method's preparation writes; the second begins at a multiple of 256, what else there is behind it. */
 static uint64_t work_arrays(const bpdq_weight *weight, linear_method method, int slices, int64_t rows, uint64_t *second) {
   const bpdq_cuda_planes *p = &weight->planes;
   uint64_t first = 0, then = 0, n = (uint64_t)rows;
   switch (method) {
     case METHOD_BITSERIAL:
       first = n * (uint64_t)p->column_tiles * (uint64_t)slices * 256;
-      then = n * (uint64_t)p->groups * sizeof(float2);
+      then = n * ((uint64_t)p->groups * sizeof(float2) + (uint64_t)p->column_tiles * sizeof(float)); /* scales, squares */
       break;
     case METHOD_PLANES_LEVELS:
       first = bpdq_round_up(n, 8) * (uint64_t)p->column_tiles * 256;
@@ -88,7 +88,7 @@ uint64_t cuda_linear_scratch(const bpdq_executable *e, const bpdq_op_linear *op)
 
 bpdq_cuda_prepare cuda_prepare_of(const bpdq_executable *executable, bpdq_tensor input, const bpdq_transform *transform, int64_t width,
                                   bool last) {
-  return (bpdq_cuda_prepare){.input = executable->state->tensors[input].data,
+  return (bpdq_cuda_prepare){.input = (float *)executable->state->tensors[input].data,
                              .norm = transform->kind == BPDQ_TRANSFORM_RMS_NORM ? transform->norm->memory : NULL,
                              .epsilon = transform->epsilon,
                              .kind = (int)transform->kind,
@@ -98,7 +98,23 @@ bpdq_cuda_prepare cuda_prepare_of(const bpdq_executable *executable, bpdq_tensor
                              .run = executable->run};
 }
 
-cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executable *executable, const bpdq_op_linear *op) {
+bool cuda_linear_merges(const bpdq_executable *executable, const bpdq_op_linear *op, const bpdq_cuda_attention_sums *attention) {
+  linear_method method = method_of(op->weight, rows_of(op, executable->max_tokens), executable->activations);
+  bool of_few_rows = method == METHOD_BITSERIAL || method == METHOD_PLANES_LEVELS || method == METHOD_PLANES_BATCH;
+  return of_few_rows && op->rows == BPDQ_ROWS_ALL && op->transform.kind == BPDQ_TRANSFORM_NONE && attention->head_dim % 32 == 0 &&
+         op->weight->columns == (int64_t)attention->heads * attention->head_dim;
+}
+
+static cudaError_t launch_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const bpdq_cuda_prepare *prepare,
+                                    int slices, void *bits, void *scales, const bpdq_cuda_output *output) {
+  float *squares = (float *)((float2 *)scales + planes->groups);
+  cudaError_t result = bpdq_cuda_prepare_bits(queue, prepare, slices, planes->group, planes->column_tiles, bits, scales, squares);
+  bpdq_cuda_bits input = {bits, scales, prepare->kind == BPDQ_TRANSFORM_RMS_NORM ? squares : NULL, prepare->epsilon};
+  return result == cudaSuccess ? bpdq_cuda_bitserial(queue, planes, slices, &input, output, NULL) : result;
+}
+
+cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executable *executable, const bpdq_op_linear *op,
+                               const bpdq_cuda_attention_sums *attention) {
   const bpdq_weight *w = op->weight;
   bool last = op->rows == BPDQ_ROWS_LAST;
   int64_t rows = rows_of(op, executable->max_tokens);
@@ -112,6 +128,10 @@ cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executab
                              .last = last,
                              .max_rows = rows,
                              .run = executable->run};
+  if (attention) {
+    prepare.kind = BPDQ_CUDA_MERGE_ATTENTION;
+    prepare.attention = *attention;
+  }
   linear_method method = method_of(w, rows, executable->activations);
   uint64_t at;
   work_arrays(w, method, slices, rows, &at);
@@ -119,9 +139,7 @@ cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executab
   cudaError_t result;
   switch (method) {
     case METHOD_BITSERIAL:
-      result = bpdq_cuda_prepare_bits(queue, &prepare, slices, w->planes.group, w->planes.column_tiles, first, second);
-      if (result != cudaSuccess) return result;
-      return bpdq_cuda_bitserial(queue, &w->planes, slices, first, second, &output, NULL);
+      return launch_bitserial(queue, &w->planes, &prepare, slices, first, second, &output);
     case METHOD_PLANES_LEVELS:
       result = bpdq_cuda_prepare_byte_tiles(queue, &prepare, w->planes.column_tiles, first, second);
       if (result != cudaSuccess) return result;

@@ -136,7 +136,8 @@ static cudaError_t launch_bitserial(const bench *b, void *context, uint64_t offs
   const planes_case *c = context;
   bpdq_cuda_planes planes = placed(b, c, offset);
   bpdq_cuda_output output = output_of(b, planes.rows, c->rows);
-  return bpdq_cuda_bitserial(&b->queue, &planes, c->slices, (const uint32_t *)b->inputs, (const float2 *)b->work, &output, &c->tuning);
+  bpdq_cuda_bits input = {(const uint32_t *)b->inputs, (const float2 *)b->work, NULL, 0};
+  return bpdq_cuda_bitserial(&b->queue, &planes, c->slices, &input, &output, &c->tuning);
 }
 
 static cudaError_t launch_planes_gemm(const bench *b, void *context, uint64_t offset) {
@@ -279,7 +280,7 @@ static cudaError_t launch_prepare(const bench *b, void *context, uint64_t offset
   const other_case *c = context;
   (void)offset;
   return bpdq_cuda_prepare_bits(&b->queue, &c->prepare, c->slices, 128, (c->prepare.width + 255) / 256, (uint32_t *)b->work,
-                                (float2 *)(b->work + (32 << 20)));
+                                (float2 *)(b->work + (32 << 20)), (float *)(b->work + (33 << 20)));
 }
 static cudaError_t launch_prepare_half(const bench *b, void *context, uint64_t offset) {
   const other_case *c = context;
@@ -293,8 +294,8 @@ static cudaError_t launch_attention(const bench *b, void *context, uint64_t offs
   cache.values = b->pool + offset + (uint64_t)(cache.rows * c->heads.kv_heads * cache.width * 2);
   cache.key_scales = cache.value_scales = (float *)b->inputs;
   bpdq_cuda_rope rope = {(float *)b->inputs, (const float *)b->outputs, NULL, NULL, 0};
-  return bpdq_cuda_attention(&b->queue, &c->heads, c->fused ? &rope : NULL, (const float *)b->inputs, 0.088f, &cache, b->work,
-                             (float *)b->outputs);
+  if (c->fused) return bpdq_cuda_attention_decode(&b->queue, &c->heads, &rope, 0.088f, &cache, b->work);
+  return bpdq_cuda_attention(&b->queue, &c->heads, (const float *)b->inputs, 0.088f, &cache, b->work, (float *)b->outputs);
 }
 static cudaError_t launch_rope(const bench *b, void *context, uint64_t offset) {
   const other_case *c = context;

@@ -10,7 +10,29 @@
 #include "kernels/attention.cuh"
 
 #define WARPS 4
-#define LOG2_E 1.44269504f
+#define MAX_SPLITS 64
+
+/* One warp: the factors that merge `count` splits of a row. `parts` is the first split's (maximum, denominator). */
+__device__ __forceinline__ static void split_factors(const float *parts, int count, int pitch, float factors[MAX_SPLITS]) {
+  float2 own[MAX_SPLITS / 32];
+  float largest = -INFINITY, total = 0;
+#pragma unroll
+  for (int i = 0; i < MAX_SPLITS / 32; i++) {
+    int split = i * 32 + (threadIdx.x & 31);
+    own[i] = split < count ? __ldcg((const float2 *)(parts + (int64_t)split * pitch)) : make_float2(-INFINITY, 0);
+    largest = fmaxf(largest, own[i].x);
+  }
+  largest = warp_max(largest);
+  float shift = largest == -INFINITY ? 0 : largest;
+#pragma unroll
+  for (int i = 0; i < MAX_SPLITS / 32; i++) {
+    own[i].x = exp2f(own[i].x - shift);
+    total = fmaf(own[i].x, own[i].y, total);
+  }
+  total = warp_sum(total);
+#pragma unroll
+  for (int i = 0; i < MAX_SPLITS / 32; i++) factors[i * 32 + (threadIdx.x & 31)] = own[i].x / total;
+}
 
 typedef struct attention_arguments {
   bpdq_cuda_heads heads;
@@ -384,9 +406,7 @@ static uint64_t counter_bytes(const attention_plan *plan, const bpdq_cuda_heads 
 uint64_t bpdq_cuda_attention_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads) {
   attention_plan plan = plan_attention(queue, heads);
   uint64_t tiles = (uint64_t)plan.token_tiles * heads->kv_heads * plan.head_tiles;
-  uint64_t bytes = counter_bytes(&plan, heads) + (plan.splits > 1 ? tiles * plan.splits * 16 * (plan.width + 2) * 4 : 0);
-  uint64_t decode = bpdq_cuda_attention_fuses_rope(heads) ? attention_decode_scratch(queue, heads) : 0;
-  return decode > bytes ? decode : bytes;
+  return counter_bytes(&plan, heads) + (plan.splits > 1 ? tiles * plan.splits * 16 * (plan.width + 2) * 4 : 0);
 }
 
 template <bool Q8>
@@ -405,11 +425,10 @@ static const void *attention_for(int width) {
   }
 }
 
-cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope, const float *qkv,
-                                float scale, const bpdq_cuda_cache *cache, void *scratch, float *output) {
+cudaError_t bpdq_cuda_attention(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const float *qkv, float scale,
+                                const bpdq_cuda_cache *cache, void *scratch, float *output) {
   attention_plan plan = plan_attention(queue, heads);
   void *partial = (char *)scratch + counter_bytes(&plan, heads);
-  if (rope) return launch_attention_decode(queue, heads, rope, scale * LOG2_E, cache, scratch, output);
   attention_arguments a = {};
   a.heads = *heads;
   a.qkv = qkv;

@@ -107,6 +107,20 @@ __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], uint32
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* 1 / x to within a unit in the last place; 0 and what is below 2^-126 give infinity, what is above 2^126 gives 0. */
+__device__ __forceinline__ float approximate_inverse(float x) {
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+  return inverse;
+}
+
+/* 2^x to within two units in the last place; results below 2^-126 are 0. */
+__device__ __forceinline__ float approximate_exp2(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
   for (int step = 16; step; step >>= 1) value += __shfl_xor_sync(~0u, value, step);

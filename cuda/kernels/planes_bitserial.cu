@@ -29,15 +29,15 @@ static bool streams_rows(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *p
   return (planes->rows + 15) / 16 > *blocks;
 }
 
-cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int slices, const uint32_t *bits,
-                                const float2 *scales, const bpdq_cuda_output *output, const bpdq_cuda_tuning *tuning) {
+cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int slices, const bpdq_cuda_bits *input,
+                                const bpdq_cuda_output *output, const bpdq_cuda_tuning *tuning) {
   typedef const void *(*kernel_choice)(int group, int slices, int depth);
   static const kernel_choice choices[] = {bitserial_kernel_1, bitserial_kernel_2, bitserial_kernel_3, bitserial_kernel_4};
   bitserial_arguments arguments = {};
   arguments.words = planes->words;
   arguments.coefficients = (const uint16_t *)planes->coefficients;
-  arguments.bits = bits;
-  arguments.scales = scales;
+  arguments.input = *input;
+  arguments.inverse_width = 1.0f / (float)planes->columns;
   arguments.row_tiles = (int)((planes->rows + 15) / 16);
   arguments.column_tiles = (int)planes->column_tiles;
   arguments.rows = (int)planes->rows;

@@ -19,8 +19,8 @@
 typedef struct bitserial_arguments {
   const uint32_t *words;
   const uint16_t *coefficients;
-  const uint32_t *bits;
-  const float2 *scales;
+  bpdq_cuda_bits input;
+  float inverse_width;               /* 1 / K */
   int row_tiles, column_tiles, rows; /* rows: N */
   bool bf16;
   bpdq_cuda_output output;
@@ -110,9 +110,9 @@ struct row_tile {
   __device__ void request_activations(const bitserial_arguments &a, int column_tile, int lane) {
     int q = lane & 3, r = lane >> 2;
 #pragma unroll
-    for (int s = 0; s < SLICES; s++) bits[s] = ((const uint2 *)a.bits)[(column_tile * SLICES + s) * 32 + r * 4 + q];
+    for (int s = 0; s < SLICES; s++) bits[s] = ((const uint2 *)a.input.bits)[(column_tile * SLICES + s) * 32 + r * 4 + q];
 #pragma unroll
-    for (int g = 0; g < GROUPS; g++) scales[g] = a.scales[column_tile * GROUPS + g];
+    for (int g = 0; g < GROUPS; g++) scales[g] = a.input.scales[column_tile * GROUPS + g];
   }
 
   template <bool BF16>
@@ -133,6 +133,16 @@ struct row_tile {
     return sum;
   }
 };
+
+/* A lane's share of the input's sum of squares, and the factor of the norm from a warp's shares; 1 where there is no norm. */
+__device__ __forceinline__ static float request_squares(const bitserial_arguments &a, int lane) {
+  float sum = 0;
+  for (int tile = lane; a.input.squares && tile < a.column_tiles; tile += 32) sum += a.input.squares[tile];
+  return sum;
+}
+__device__ __forceinline__ static float norm_factor(const bitserial_arguments &a, float share) {
+  return a.input.squares ? rsqrtf(fmaf(warp_sum(share), a.inverse_width, a.input.epsilon)) : 1.0f;
+}
 
 /* Sums of rows r and r + 8 over this warp's column tiles. */
 template <bool BF16, int PLANES, int GROUP, int SLICES, int DEPTH>
@@ -171,23 +181,26 @@ __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bit
   for (int s = 0; s < DEPTH; s++)
     if (warp + s * warps < a.column_tiles) stages[s].request_activations(a, warp + s * warps, lane);
   if (writes && a.output.accumulate) start += a.output.data[n];
+  float squares = warp == 0 ? request_squares(a, lane) : 0;
 
   float2 sum = a.bf16 ? row_sum<true, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane)
                       : row_sum<false, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane);
   bitserial<PLANES, GROUP, SLICES>::flush(sum, lane, partial[warp]);
   __syncthreads();
+  if (warp > 0) return;
+  float factor = norm_factor(a, squares), total = 0;
   if (!writes) return;
-  float total = 0;
   for (int w = 0; w < warps; w++) total += partial[w][threadIdx.x];
-  a.output.data[n] = start + total;
+  a.output.data[n] = fmaf(total, factor, start);
 }
 
 /* Short rows: a warp's two column tiles are the same in each row tile of its block, so that their activations stay in registers, and the
  * next row tile's weights are requested as soon as this one's are used: the memory is busy while sums are put together. */
 template <bool BF16, int PLANES, int GROUP, int SLICES>
-__device__ __forceinline__ static void stream_rows(const bitserial_arguments &a, row_tile<PLANES, GROUP, SLICES> stages[2],
+__device__ __forceinline__ static void stream_rows(const bitserial_arguments &a, row_tile<PLANES, GROUP, SLICES> stages[2], float squares,
                                                    float partial[2][BITSERIAL_MAX_WARPS][16]) {
   int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, parity = 0;
+  float factor = -1;
   bool second = warp + warps < a.column_tiles;
 #pragma unroll 1
   for (int unit = blockIdx.x; unit < a.row_tiles; unit += gridDim.x, parity ^= 1) {
@@ -204,9 +217,12 @@ __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a,
     }
     bitserial<PLANES, GROUP, SLICES>::flush(sum, lane, partial[parity][warp]);
     __syncthreads();
+    if (warp > 0) continue;
+    if (factor < 0) factor = norm_factor(a, squares);
     if (!writes) continue;
-    for (int w = 0; w < warps; w++) start += partial[parity][w][threadIdx.x];
-    a.output.data[n] = start;
+    float total = 0;
+    for (int w = 0; w < warps; w++) total += partial[parity][w][threadIdx.x];
+    a.output.data[n] = fmaf(total, factor, start);
   }
 }
 
@@ -223,10 +239,11 @@ __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32, 2) row_stream_kernel
   wait_for_predecessors();
   stages[0].request_activations(a, warp, lane);
   if (warp + warps < a.column_tiles) stages[1].request_activations(a, warp + warps, lane);
+  float squares = warp == 0 ? request_squares(a, lane) : 0;
   if (a.bf16)
-    stream_rows<true, PLANES, GROUP, SLICES>(a, stages, partial);
+    stream_rows<true, PLANES, GROUP, SLICES>(a, stages, squares, partial);
   else
-    stream_rows<false, PLANES, GROUP, SLICES>(a, stages, partial);
+    stream_rows<false, PLANES, GROUP, SLICES>(a, stages, squares, partial);
 }
 
 /* depth 0: the stream over row tiles, in formats light enough for two tiles in registers. */

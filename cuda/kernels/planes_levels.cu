@@ -107,13 +107,6 @@ __device__ __forceinline__ static level_table round_levels(const float levels[1 
   return table;
 }
 
-/* 127 / x, to within a few units in the last place. */
-__device__ __forceinline__ static float inverse_scale(float x) {
-  float inverse;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
-  return inverse * 127.0f;
-}
-
 template <bool BF16>
 __device__ __forceinline__ static float to_float(uint16_t bits) {
   return BF16 ? __uint_as_float((uint32_t)bits << 16) : __half2float(__ushort_as_half(bits));
@@ -151,7 +144,7 @@ struct level_tile {
 #pragma unroll
       for (int p = 0; p <= PLANES; p++) c[p] = to_float<BF16>((uint16_t)coefficients[0][p]);
       float largest = fmaxf(make_levels<PLANES>(c, values), 1e-30f), scale = largest * (1.0f / 127);
-      level_table own = round_levels<PLANES>(values, inverse_scale(largest));
+      level_table own = round_levels<PLANES>(values, 127.0f * approximate_inverse(largest));
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         int from = (lane & ~3) | i;
@@ -171,7 +164,7 @@ struct level_tile {
           largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1)); /* the four lanes' columns are summed together */
           largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
           scales[half][row] = largest * (1.0f / 127);
-          tables[half][row] = round_levels<PLANES>(values, inverse_scale(largest));
+          tables[half][row] = round_levels<PLANES>(values, 127.0f * approximate_inverse(largest));
         }
     }
   }

@@ -1,9 +1,10 @@
 /* What happens to activations before a product: RMS norm or gated SiLU, then conversion to what the product's kernel reads. */
-#include "kernels/device.cuh"
+#include "kernels/attention_sums.cuh"
+#include "kernels/quantize_tile.cuh"
 
 #define THREADS 256
 
-enum { KIND_NONE, KIND_RMS_NORM, KIND_SILU_GATE }; /* bpdq_transform_kind */
+enum { KIND_NONE, KIND_RMS_NORM, KIND_SILU_GATE, KIND_MERGE = BPDQ_CUDA_MERGE_ATTENTION }; /* bpdq_transform_kind, and one more */
 
 __device__ static float block_sum(float value) {
   __shared__ float parts[32];
@@ -116,6 +117,16 @@ typedef struct tile_column {
   float factor;  /* of RMS norm: scaling a group does not change its integers, so it can wait until the scales are written */
 } tile_column;
 
+/* Merges the sums of this thread's column, and puts the result where others may look for it. */
+__device__ __forceinline__ static float merge_column(const bpdq_cuda_prepare &p, const split_positions &positions, int row, int column) {
+  const bpdq_cuda_attention_sums &a = p.attention;
+  int first = min(column & ~31, (int)p.width - 32); /* of the warp: within one head */
+  float value = merged_dim(a, positions, row, first / a.head_dim, first % a.head_dim + (threadIdx.x & 31));
+  if (column >= p.width) return 0;
+  p.input[row * p.width + column] = value;
+  return value;
+}
+
 template <int GROUP>
 __device__ static tile_column load_column(const bpdq_cuda_prepare &p, int row) {
   constexpr int WARPS_PER_GROUP = GROUP / 32;
@@ -123,10 +134,15 @@ __device__ static tile_column load_column(const bpdq_cuda_prepare &p, int row) {
   int warp = threadIdx.x >> 5, column = blockIdx.x * 256 + (int)threadIdx.x;
   const float *x = input_row(p, row);
   float norm = p.kind == KIND_RMS_NORM && column < p.width ? p.norm[column] : 1.0f;
+  split_positions positions = {};
+  if (p.kind == KIND_MERGE) positions = split_of(p.attention, row);
   wait_for_predecessors();
   float own = p.kind == KIND_RMS_NORM ? warp_sum(sum_of_squares(p, x)) : 0;
   tile_column c;
-  c.value = p.kind != KIND_RMS_NORM ? transformed(p, x, 1.0f, column) : column < p.width ? x[column] * norm : 0;
+  if (p.kind == KIND_MERGE)
+    c.value = merge_column(p, positions, row, column);
+  else
+    c.value = p.kind != KIND_RMS_NORM ? transformed(p, x, 1.0f, column) : column < p.width ? x[column] * norm : 0;
   c.largest = warp_max(fabsf(c.value));
   if ((threadIdx.x & 31) == 0) {
     maxima[warp] = c.largest;
@@ -148,35 +164,59 @@ __device__ static int to_integer(const tile_column &c, int limit) {
   return max(-limit, min(limit, code));
 }
 
-/* A warp is one word of each bit-plane. */
-template <int SLICES, int GROUP>
-__global__ void __launch_bounds__(THREADS) prepare_bits_kernel(bpdq_cuda_prepare p, uint32_t *bits, float2 *scales) {
-  constexpr int WARPS_PER_GROUP = GROUP / 32, GROUPS = 256 / GROUP, LIMIT = SLICES == 1 ? 127 : 32767;
-  __shared__ int sums[8];
-  let_dependents_launch();
-  int row = blockIdx.y, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  if (row >= row_count(p.run, p.last)) return;
-  tile_column c = load_column<GROUP>(p, row);
-  int code = to_integer(c, LIMIT);
-
-  uint32_t mine = 0;
+/* Eight columns of the row, transformed but for the norm's factor; returns the sum of their squares before the norm's weights. */
+__device__ __forceinline__ static float transform_eight(const bpdq_cuda_prepare &p, const float *row, int64_t column, bool aligned,
+                                                        const float norm[EIGHT], float values[EIGHT]) {
+  float squares = 0;
+  load_eight(row, column, p.width, aligned, values);
+  if (p.kind == KIND_RMS_NORM) {
 #pragma unroll
-  for (int bit = 0; bit < 8 * SLICES; bit++) {
-    uint32_t word = __ballot_sync(~0u, (code >> bit) & 1);
-    if (lane == bit) mine = word;
+    for (int i = 0; i < EIGHT; i++) {
+      squares = fmaf(values[i], values[i], squares);
+      values[i] *= norm[i];
+    }
+  } else if (p.kind == KIND_SILU_GATE) {
+    float factors[EIGHT];
+    load_eight(row + p.width, column, p.width, aligned, factors);
+#pragma unroll
+    for (int i = 0; i < EIGHT; i++) values[i] *= approximate_inverse(1.0f + __expf(-values[i])) * factors[i];
   }
-  int64_t tile_index = (int64_t)row * gridDim.x + blockIdx.x;
-  if (lane < 8 * SLICES) bits[(tile_index * SLICES + (lane >> 3)) * 64 + bpdq_cuda_bit_word(lane & 7, warp)] = mine;
+  return squares;
+}
 
-  int sum = __reduce_add_sync(~0u, code);
-  if (lane == 0) sums[warp] = sum;
-  __syncthreads();
-  if (threadIdx.x % GROUP) return;
-  int total = 0;
+/* A block per column tile: one warp, or, where attention's sums are to be merged, a thread for each column before it. */
+template <int SLICES, int GROUP, bool MERGES>
+__global__ void __launch_bounds__(MERGES ? THREADS : 32)
+    prepare_bits_kernel(bpdq_cuda_prepare p, uint2 *bits, float2 *scales, float *squares) {
+  let_dependents_launch();
+  int row = blockIdx.y, lane = threadIdx.x & 31;
+  if (row >= row_count(p.run, p.last)) return;
+  int64_t tile = (int64_t)row * gridDim.x + blockIdx.x, column = (int64_t)blockIdx.x * 256 + lane_column(lane);
+  float values[EIGHT], sum = 0;
+  if (MERGES) {
+    __shared__ float columns[THREADS];
+    split_positions positions = split_of(p.attention, row);
+    wait_for_predecessors();
+    columns[threadIdx.x] = merge_column(p, positions, row, blockIdx.x * 256 + (int)threadIdx.x);
+    __syncthreads();
+    if (threadIdx.x >= 32) return;
 #pragma unroll
-  for (int i = 0; i < WARPS_PER_GROUP; i++) total += sums[warp + i];
-  float scale = c.largest / (float)LIMIT * c.factor;
-  scales[tile_index * GROUPS + threadIdx.x / GROUP] = make_float2(scale, scale * (float)total);
+    for (int i = 0; i < EIGHT; i++) values[i] = columns[lane_column(lane) + i];
+  } else {
+    bool aligned = p.width % EIGHT == 0 && ((uintptr_t)p.input | (uintptr_t)p.norm) % 16 == 0;
+    float norm[EIGHT];
+    if (p.kind == KIND_RMS_NORM) load_eight(p.norm, column, p.width, aligned, norm);
+    wait_for_predecessors();
+    sum = transform_eight(p, input_row(p, row), column, aligned, norm, values);
+  }
+  uint2 operand[SLICES];
+  float2 scale = quantize_tile<GROUP, SLICES>(values, lane, operand);
+#pragma unroll
+  for (int s = 0; s < SLICES; s++) bits[(tile * SLICES + s) * 32 + lane] = operand[s];
+  if (leads_group<GROUP>(lane)) scales[tile * (256 / GROUP) + lane_group<GROUP>(lane)] = scale;
+  if (p.kind != KIND_RMS_NORM) return;
+  sum = warp_sum(sum);
+  if (lane == 0) squares[tile] = sum;
 }
 
 __global__ void __launch_bounds__(THREADS) prepare_bytes_kernel(bpdq_cuda_prepare p, int8_t *bytes, float *scales) {
@@ -289,18 +329,21 @@ cudaError_t bpdq_cuda_prepare_pair(const bpdq_cuda_queue *queue, const bpdq_cuda
   return launch(queue, kernel, dim3(blocks_for(stride, THREADS), (unsigned)prepare->max_rows), THREADS, 0, arguments);
 }
 
-template <int SLICES>
+template <int SLICES, bool MERGES>
 static const void *bits_kernel(int group) {
-  if (group == 64) return (const void *)prepare_bits_kernel<SLICES, 64>;
-  if (group == 128) return (const void *)prepare_bits_kernel<SLICES, 128>;
-  return (const void *)prepare_bits_kernel<SLICES, 256>;
+  if (group == 64) return (const void *)prepare_bits_kernel<SLICES, 64, MERGES>;
+  if (group == 128) return (const void *)prepare_bits_kernel<SLICES, 128, MERGES>;
+  return (const void *)prepare_bits_kernel<SLICES, 256, MERGES>;
 }
 
 cudaError_t bpdq_cuda_prepare_bits(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int slices, int group,
-                                   int64_t column_tiles, uint32_t *bits, float2 *scales) {
-  const void *kernel = slices == 1 ? bits_kernel<1>(group) : bits_kernel<2>(group);
-  void *arguments[] = {(void *)prepare, &bits, &scales};
-  return launch(queue, kernel, dim3((unsigned)column_tiles, (unsigned)prepare->max_rows), THREADS, 0, arguments);
+                                   int64_t column_tiles, uint32_t *bits, float2 *scales, float *squares) {
+  bool merges = prepare->kind == KIND_MERGE;
+  const void *kernel = slices == 1 ? merges ? bits_kernel<1, true>(group) : bits_kernel<1, false>(group)
+                       : merges ? bits_kernel<2, true>(group)
+                                   : bits_kernel<2, false>(group);
+  void *arguments[] = {(void *)prepare, &bits, &scales, &squares};
+  return launch(queue, kernel, dim3((unsigned)column_tiles, (unsigned)prepare->max_rows), merges ? THREADS : 32, 0, arguments);
 }
 
 cudaError_t bpdq_cuda_prepare_bytes(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *bytes,

@@ -11,15 +11,13 @@ __global__ void __launch_bounds__(WARPS * 32) rope_cache_kernel(rope_arguments a
   int position = h.run.positions[token];
   int64_t row = h.run.sequences[token] * h.context + position;
   wait_for_predecessors();
-  float low[ROPE_PAIRS], high[ROPE_PAIRS];
-  if (unit < h.heads + h.kv_heads)
-    rotate_head(a, token, unit, position, low, high);
-  else
-    load_head(a, token, unit, low, high);
+  head_vector<4> vector; /* head_dim <= 256 */
+  vector.load(a, token, unit, position);
+  if (unit < h.heads + h.kv_heads) vector.rotate(a, unit >= h.heads);
   if (unit < h.heads)
-    put_head(a.rope.qkv + ((int64_t)token * (h.heads + 2 * h.kv_heads) + unit) * h.head_dim, h.head_dim / 2, low, high);
+    vector.put(a.rope.qkv + ((int64_t)token * (h.heads + 2 * h.kv_heads) + unit) * h.head_dim, h.head_dim / 2);
   else
-    store_head(a, unit < h.heads + h.kv_heads, (unit - h.heads) % h.kv_heads, row, low, high);
+    vector.store(a, unit < h.heads + h.kv_heads, (unit - h.heads) % h.kv_heads, row);
 }
 
 cudaError_t bpdq_cuda_rope_cache(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope,

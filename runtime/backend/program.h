@@ -78,7 +78,8 @@ typedef struct bpdq_op_linear {
 /* Takes qkv [tokens, (heads + 2 kv_heads) * head_dim] as q | k | v. Per head, optionally RMS-normalizes q and k (Qwen3), then
  * rotates them by the row `position` of rope_table: for i < head_dim/2, with c = table[i] and s = table[head_dim/2 + i],
  *     out[i] = x[i] c - x[i + head_dim/2] s,    out[i + head_dim/2] = x[i + head_dim/2] c + x[i] s       (the "rotate half" form)
- * q is written back in place; k and v go to the caches at (sequence, position). */
+ * q is written back in place; k and v go to the caches at (sequence, position). Where attention over the same q is the next operation, a
+ * backend may do both at once and leave qkv as it was: nobody else reads it. */
 typedef struct bpdq_op_rope_cache {
   bpdq_tensor qkv, rope_table /* f32 [context, head_dim] */, k_cache, v_cache;
   int64_t heads, kv_heads, head_dim, context;
@@ -122,7 +123,7 @@ typedef struct bpdq_program {
   bpdq_activations activations; /* F32, 16 or 8 (resolved, never DEFAULT): of the inputs of bit-plane products */
 } bpdq_program;
 
-/* The scalars of one run. Rows of one sequence are consecutive with rising positions. */
+/* The scalars of one run. Rows of one sequence are consecutive, and so are their positions. */
 typedef struct bpdq_run {
   int64_t tokens;           /* 1..max_tokens */
   const int32_t *positions; /* [tokens], each below the context */

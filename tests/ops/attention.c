@@ -98,10 +98,12 @@ static bool feed_history(suite *s, const char *name, const attention_case *c, co
   return true;
 }
 
-/* The checked run: all sequences' new rows at once. */
-static void check_run(suite *s, const char *name, const attention_case *c, const attention_data *d, suite_run *run, double scale) {
+/* The checked run: all sequences' new rows at once; before it the rotation alone, which a backend may do on the way to attention. */
+static void check_run(suite *s, const char *name, const attention_case *c, const attention_data *d, suite_run *run,
+                      bpdq_executable *rotation, double scale) {
   int64_t rows = c->sequences * c->tokens;
   float *qkv = malloc((size_t)(rows * d->width) * sizeof *qkv), *output = malloc((size_t)(rows * d->q_width) * sizeof *output);
+  float *both = malloc((size_t)(rows * d->width) * sizeof *both);
   double *queries = malloc((size_t)(rows * d->q_width) * sizeof *queries),
          *expected = malloc((size_t)(rows * d->q_width) * sizeof *expected);
   float *rotated = malloc((size_t)(rows * d->q_width) * sizeof *rotated);
@@ -117,15 +119,18 @@ static void check_run(suite *s, const char *name, const attention_case *c, const
   bpdq_error error;
   expected_attention(c, d, scale, expected);
   if (suite_ok(s, name, s->backend->tensor_write(run->state, 0, 0, rows * d->width, qkv, &error), &error) &&
+      suite_ok(s, name, s->backend->run(rotation, &scalars.run, &error), &error) &&
+      suite_ok(s, name, s->backend->tensor_read(run->state, 0, 0, rows * d->width, both, &error), &error) &&
+      suite_ok(s, name, s->backend->tensor_write(run->state, 0, 0, rows * d->width, qkv, &error), &error) &&
       suite_ok(s, name, s->backend->run(run->executable, &scalars.run, &error), &error) &&
-      suite_ok(s, name, s->backend->tensor_read(run->state, 0, 0, rows * d->width, qkv, &error), &error) &&
       suite_ok(s, name, s->backend->tensor_read(run->state, 1, 0, rows * d->q_width, output, &error), &error)) {
-    for (int64_t r = 0; r < rows; r++) memcpy(rotated + r * d->q_width, qkv + r * d->width, (size_t)d->q_width * sizeof *rotated);
+    for (int64_t r = 0; r < rows; r++) memcpy(rotated + r * d->q_width, both + r * d->width, (size_t)d->q_width * sizeof *rotated);
     suite_compare(s, name, rotated, queries, rows * d->q_width, 1e-5);
     double tolerance = c->kv_type == BPDQ_KV_F32 ? 1e-5 : c->kv_type == BPDQ_KV_F16 ? 3e-3 : 3e-2;
     suite_compare(s, name, output, expected, rows * d->q_width, tolerance);
   }
   free(qkv);
+  free(both);
   free(output);
   free(queries);
   free(expected);
@@ -183,13 +188,17 @@ static void run_attention(suite *s, const attention_case *c, uint64_t seed, int6
   ops[0].rope_cache = (bpdq_op_rope_cache){0, 2, 3, 4, c->heads, c->kv_heads, c->head_dim, c->context, q_norm, k_norm, 1e-6f};
   ops[1].attention = (bpdq_op_attention){0, 1, 3, 4, c->heads, c->kv_heads, c->head_dim, c->context, scale};
   bool single = max_tokens == 1;
-  bpdq_program program = {ops, single ? 3 : 2, max_tokens, activations};
+  bpdq_program program = {ops, single ? 3 : 2, max_tokens, activations}, rotation = {ops, 1, max_tokens, activations};
   suite_run run;
   if (weight && suite_start(s, name, tensors, images, 6, &program, &run)) {
-    if (feed_history(s, name, c, &d, &run, max_tokens)) {
-      check_run(s, name, c, &d, &run, scale);
+    bpdq_executable *alone = NULL;
+    bpdq_error error;
+    if (suite_ok(s, name, s->backend->compile(s->backend, run.state, &rotation, &alone, &error), &error) &&
+        feed_history(s, name, c, &d, &run, max_tokens)) {
+      check_run(s, name, c, &d, &run, alone, scale);
       if (single) check_product(s, name, c, &matrix, &run);
     }
+    s->backend->executable_destroy(s->backend, alone);
     suite_stop(s, &run);
   }
   s->backend->weight_destroy(s->backend, weight);

