@@ -36,6 +36,7 @@ void bpdq_model_free(bpdq_model *model) {
     free_weights(model);
     model->backend->destroy(model->backend);
   }
+  free(model->random_rows);
   free(model->layers);
   bpdq_tokenizer_free(model->tokenizer);
   bpdq_template_free(model->chat_template);
@@ -86,20 +87,13 @@ int bpdq_model_candidates(const bpdq_model *model) {
   return model->config.vocab_size < BPDQ_MAX_CANDIDATES ? (int)model->config.vocab_size : BPDQ_MAX_CANDIDATES;
 }
 
-/* A random model has no table: its rows are a hash of token and column, about as large as real embeddings. */
-static void random_embedding(int32_t token, int64_t columns, float *out) {
-  for (int64_t i = 0; i < columns; i++) {
-    uint32_t hash = (uint32_t)token * 2654435761u ^ (uint32_t)i * 2246822519u;
-    hash = (hash ^ hash >> 15) * 3266489917u;
-    out[i] = (float)(hash >> 8) * 0x1p-27f - 0x1p-4f;
-  }
-}
-
 void bpdq_model_embed(const bpdq_model *model, int32_t token, float *out) {
-  if (model->checkpoint.embedding)
+  if (model->checkpoint.embedding) {
     bpdq_stored_row_to_f32(model->checkpoint.embedding, token, model->config.hidden_size, out);
-  else
-    random_embedding(token, model->config.hidden_size, out);
+    return;
+  }
+  const uint16_t *row = model->random_rows + token % MODEL_RANDOM_ROWS;
+  for (int64_t i = 0; i < model->config.hidden_size; i++) out[i] = bpdq_bf16_to_float(row[i]);
 }
 
 static bpdq_status need_tokenizer(const bpdq_model *model, bpdq_error *error) {

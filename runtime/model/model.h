@@ -28,6 +28,8 @@ typedef struct model_layer {
   model_linear down;                      /* [hidden, intermediate] */
 } model_layer;
 
+#define MODEL_RANDOM_ROWS 8192
+
 struct bpdq_model {
   bpdq_backend *backend;
   bpdq_config config;           /* a copy of checkpoint.config's values; its pointers belong to the checkpoint */
@@ -35,6 +37,7 @@ struct bpdq_model {
   bpdq_tokenizer *tokenizer;    /* NULL for a random model */
   bpdq_template *chat_template; /* NULL where the model has none */
   char *bos_token, *eos_token;
+  uint16_t *random_rows;   /* of a random model: the embedding row of token t is bf16 [hidden] from number t % MODEL_RANDOM_ROWS on */
   model_layer *layers;     /* [config.layers] */
   bpdq_weight *final_norm; /* [hidden] */
   model_linear head;       /* [vocab, hidden] */

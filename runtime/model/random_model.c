@@ -40,11 +40,25 @@ static bpdq_status make_layer(maker *m, model_layer *layer, bpdq_error *error) {
   return make_linear(m, "down", true, c->hidden_size, c->intermediate_size, &layer->down, error);
 }
 
+/* Numbers that embedding rows are slices of, stored as a table would be: a benchmark spends on a row what a model does. */
+static bpdq_status make_embedding(maker *m, bpdq_error *error) {
+  size_t count = (size_t)m->model->config.hidden_size + MODEL_RANDOM_ROWS;
+  m->model->random_rows = bpdq_alloc_array(count, sizeof *m->model->random_rows);
+  if (!m->model->random_rows) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
+  uint64_t state = m->seed;
+  for (size_t i = 0; i < count; i++) { /* bf16 of 2^-6 to 2^-4, of either sign */
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    m->model->random_rows[i] = (uint16_t)((state >> 48 & 0x8000) | (0x3c80 + (state >> 32 & 0xff)));
+  }
+  return BPDQ_OK;
+}
+
 static bpdq_status make_weights(maker *m, bpdq_error *error) {
   bpdq_model *model = m->model;
   const bpdq_config *c = &model->config;
   model->layers = calloc((size_t)c->layers, sizeof *model->layers);
   if (!model->layers) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
+  BPDQ_TRY(make_embedding(m, error));
   for (int64_t i = 0; i < c->layers; i++) {
     BPDQ_TRY(make_layer(m, &model->layers[i], error));
     if (m->progress && !m->progress(m->progress_user, (double)(i + 1) / (double)(c->layers + 1)))
