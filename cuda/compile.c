@@ -7,6 +7,8 @@
 #include "internal.h"
 
 #define MAX_TOKENS ((int64_t)1 << 15)
+#define HEADER ((int64_t)(sizeof(bpdq_cuda_run_header) / sizeof(int32_t))) /* scalars before the positions */
+#define MOST_TAKEN ((uint64_t)128 << 10)                                   /* bytes of a write that a run takes along */
 
 /* ---- checks ---- */
 
@@ -143,16 +145,24 @@ static void note_cache(bpdq_executable *e, bpdq_tensor cache, int64_t context) {
   if (rows < e->cache_rows) e->cache_rows = rows;
 }
 
+/* What is mostly written before a run: the rows of the first operation's input. */
+static size_t bytes_taken(const bpdq_executable *e, const bpdq_program *program) {
+  if (!program->count || program->ops[0].kind != BPDQ_OP_LINEAR) return 0;
+  uint64_t bytes = (uint64_t)e->max_tokens * (uint64_t)e->state->tensors[program->ops[0].linear.input].desc.columns * sizeof(float);
+  return bytes <= MOST_TAKEN ? (size_t)bytes : 0;
+}
+
 static bpdq_status allocate_work(bpdq_executable *e, const bpdq_program *program, bpdq_error *error) {
-  uint64_t scalars = bpdq_round_up((uint64_t)(4 + 2 * e->max_tokens) * 4, 256);
+  uint64_t scalars = bpdq_round_up((uint64_t)(HEADER + 2 * e->max_tokens) * 4, 256);
   measure_work(e, program);
+  e->taken_bytes = bytes_taken(e, program);
   uint64_t prepared = bpdq_round_up(e->work.prepared_bytes, 256), attention = bpdq_round_up(e->work.attention_bytes, 256);
   uint64_t gemm = bpdq_round_up(e->work.gemm_bytes, 256), total = scalars + prepared + gemm + attention + e->work.top_k_bytes;
   BPDQ_TRY(cuda_allocate(e->backend, total, "work memory", &e->memory, &e->charged, error));
   BPDQ_TRY(cuda_check(cudaMemsetAsync(e->memory, 0, total, e->state->stream), error, "clearing work memory"));
   BPDQ_TRY(cuda_check(cudaHostAlloc((void **)&e->host_run, scalars, cudaHostAllocMapped), error, "allocating mapped host memory"));
   char *at = e->memory;
-  e->run = (bpdq_cuda_run){(int32_t *)at, (int32_t *)at + 4, (int32_t *)at + 4 + e->max_tokens};
+  e->run = (bpdq_cuda_run){(int32_t *)at, (int32_t *)at + HEADER, (int32_t *)at + HEADER + e->max_tokens};
   e->work.prepared = at + scalars;
   e->work.gemm = e->work.prepared + prepared;
   e->work.attention = e->work.gemm + gemm;
@@ -254,7 +264,8 @@ static cudaError_t launch_decode(const bpdq_cuda_queue *queue, bpdq_executable *
 /* Puts the whole program on the queue. On failure `failed` is the operation that could not be launched. */
 static cudaError_t enqueue(bpdq_executable *e, const bpdq_cuda_queue *queue, const char **failed) {
   *failed = "the scalars of a run";
-  cudaError_t result = bpdq_cuda_copy_scalars(queue, e->host_run, e->memory, 4 + 2 * e->max_tokens);
+  cudaError_t result =
+      bpdq_cuda_start_run(queue, e->host_run, e->memory, HEADER + 2 * e->max_tokens, e->state->pinned, (int64_t)e->taken_bytes);
   for (size_t i = 0, next; i < e->op_count && result == cudaSuccess; i = next) {
     *failed = e->ops[i].name;
     next = i + 1;
@@ -410,10 +421,13 @@ bpdq_status cuda_run(bpdq_executable *executable, const bpdq_run *run, bpdq_erro
   bpdq_state *state = executable->state;
   BPDQ_TRY(check_run(executable, run, error));
   BPDQ_TRY(cuda_check(cudaSetDevice(executable->backend->device), error, "selecting the device"));
+  if (state->pending.bytes > executable->taken_bytes) BPDQ_TRY(cuda_flush_pending(state, error));
+  bpdq_cuda_run_header header = {(int32_t)run->tokens, (int32_t)state->pending.bytes, state->pending.target};
+  state->pending = (struct pending_write){0};
   int32_t *scalars = executable->host_run;
-  scalars[0] = (int32_t)run->tokens;
-  if (run->positions) memcpy(scalars + 4, run->positions, (size_t)run->tokens * sizeof *scalars);
-  if (run->sequences) memcpy(scalars + 4 + executable->max_tokens, run->sequences, (size_t)run->tokens * sizeof *scalars);
+  memcpy(scalars, &header, sizeof header);
+  if (run->positions) memcpy(scalars + HEADER, run->positions, (size_t)run->tokens * sizeof *scalars);
+  if (run->sequences) memcpy(scalars + HEADER + executable->max_tokens, run->sequences, (size_t)run->tokens * sizeof *scalars);
   BPDQ_TRY(start(executable, error));
   cudaError_t result = cudaStreamSynchronize(state->stream);
   state->pinned_used = 0;

@@ -63,6 +63,12 @@ struct bpdq_state {
   size_t count;
   char *pinned; /* for small transfers */
   size_t pinned_used;
+  /* A small write at the start of `pinned` that is not on its way yet: the next run takes it along with its scalars, which spares a
+   * transfer of its own between two tokens. */
+  struct pending_write {
+    void *target;
+    size_t bytes;
+  } pending;
 };
 
 struct bpdq_executable {
@@ -74,7 +80,8 @@ struct bpdq_executable {
   cudaGraphExec_t graph; /* NULL where the driver refuses the capture: each run then launches the kernels itself */
   int64_t max_tokens;
   int64_t context, cache_rows; /* the smallest of the caches used; INT64_MAX without attention */
-  int32_t *host_run;           /* mapped host memory: tokens, 3 x padding, positions, sequences */
+  int32_t *host_run;           /* mapped host memory: bpdq_cuda_run_header, positions, sequences */
+  size_t taken_bytes;          /* of a pending write that a run can take along */
   bpdq_cuda_run run;
   void *memory; /* run scalars and work arrays */
   uint64_t charged;
@@ -121,6 +128,8 @@ bpdq_status cuda_state_create(bpdq_backend *base, const bpdq_tensor_desc *tensor
 void cuda_state_destroy(bpdq_backend *base, bpdq_state *state);
 bpdq_status cuda_tensor_write(bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, const void *data, bpdq_error *error);
 bpdq_status cuda_tensor_read(bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, void *data, bpdq_error *error);
+/* Puts a pending write on its way. */
+bpdq_status cuda_flush_pending(bpdq_state *state, bpdq_error *error);
 /* Gives the tensor mapped host memory for its contents. */
 bpdq_status cuda_tensor_mirror(bpdq_state *state, bpdq_tensor tensor, bpdq_error *error);
 

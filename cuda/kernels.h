@@ -29,16 +29,25 @@ typedef struct bpdq_cuda_queue {
   int shared_per_multiprocessor;
 } bpdq_cuda_queue;
 
-/* The scalars of one run in device memory: int32 tokens, then positions [max_tokens] at [4], then sequences [max_tokens]. They are in place
- * before the second kernel of a run starts, so that kernels may read them before they wait for their predecessors. */
+/* The scalars of one run: this header, then int32 positions [max_tokens] and sequences [max_tokens]; in mapped host memory, and as a copy
+ * in device memory. The copy is in place before the second kernel of a run starts, so that kernels may read it before they wait for their
+ * predecessors. */
+typedef struct bpdq_cuda_run_header {
+  int32_t tokens, written_bytes; /* a write that the run takes along: a multiple of 16, or 0 */
+  void *written_to;              /* device memory */
+} bpdq_cuda_run_header;
+
 typedef struct bpdq_cuda_run {
   const int32_t *tokens, *positions, *sequences;
 } bpdq_cuda_run;
 
 enum { BPDQ_CUDA_F32, BPDQ_CUDA_F16, BPDQ_CUDA_BF16, BPDQ_CUDA_Q8 };
 
-/* Copies `count` int32 from mapped host memory to the device, where the kernels that follow read them. Never a dependent launch. */
-cudaError_t bpdq_cuda_copy_scalars(const bpdq_cuda_queue *queue, const int32_t *host, int32_t *device, int64_t count);
+/* Starts a run: copies `count` int32 (the header and what follows) from mapped host memory to the device, where the kernels that follow
+ * read them, and what the header says of `written` (pinned host memory, of which `written_bytes` are read at most) to where it belongs.
+ * Never a dependent launch. */
+cudaError_t bpdq_cuda_start_run(const bpdq_cuda_queue *queue, const int32_t *host, int32_t *device, int64_t count, const void *written,
+                                int64_t written_bytes);
 
 /* ---- results of attention over few tokens, one sum per split of the positions (attention_decode.cu, attention_sums.cuh) ---- */
 
@@ -84,9 +93,9 @@ cudaError_t bpdq_cuda_prepare_bits(const bpdq_cuda_queue *queue, const bpdq_cuda
 cudaError_t bpdq_cuda_prepare_half_tiles(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,
                                          float *scales);
 /* Rows in eights as bytes (layout.h; room for a whole last eight) with one scale per row and 128 columns: `scales` [eights, column_tiles,
- * 2, 8 rows]. */
+ * 2, 8 rows]; `squares` as above. */
 cudaError_t bpdq_cuda_prepare_byte_tiles(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *bytes,
-                                         float *scales);
+                                         float *scales, float *squares);
 /* Integers of 16 bits as a high and a low signed byte, with one scale per 256 columns: `bytes` [rows, column_tiles, 2, 256] and `scales`
  * [rows, column_tiles]. */
 cudaError_t bpdq_cuda_prepare_bytes(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *bytes,
@@ -131,6 +140,13 @@ typedef struct bpdq_cuda_bits {
   float epsilon;
 } bpdq_cuda_bits;
 
+/* One as bpdq_cuda_prepare_byte_tiles leaves it. */
+typedef struct bpdq_cuda_bytes {
+  const void *bytes;
+  const float *scales, *squares;
+  float epsilon;
+} bpdq_cuda_bytes;
+
 /* Bit-serial tensor-core product (planes_bitserial.cuh): one row, planes 1..4, group 64, 128 or 256, 16-bit coefficients. */
 bool bpdq_cuda_bitserial_supports(const bpdq_cuda_planes *planes, int64_t max_rows);
 cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int slices, const bpdq_cuda_bits *input,
@@ -147,7 +163,7 @@ cudaError_t bpdq_cuda_planes_batch(const bpdq_cuda_queue *queue, const bpdq_cuda
  * by the caller; NULL where that is 0. */
 bool bpdq_cuda_planes_levels_supports(const bpdq_cuda_planes *planes, int64_t max_rows);
 uint64_t bpdq_cuda_planes_levels_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows);
-cudaError_t bpdq_cuda_planes_levels(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *bytes, const float *scales,
+cudaError_t bpdq_cuda_planes_levels(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const bpdq_cuda_bytes *input,
                                     void *scratch, const bpdq_cuda_output *output);
 /* Exact f32 product of every format and any number of rows: x is f32 [rows, column_tiles * 256]. */
 cudaError_t bpdq_cuda_planes_exact(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const float *x,

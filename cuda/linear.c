@@ -42,7 +42,7 @@ static uint64_t work_arrays(const bpdq_weight *weight, linear_method method, int
       break;
     case METHOD_PLANES_LEVELS:
       first = bpdq_round_up(n, 8) * (uint64_t)p->column_tiles * 256;
-      then = bpdq_round_up(n, 8) * (uint64_t)p->column_tiles * 2 * sizeof(float);
+      then = bpdq_round_up(n, 8) * (uint64_t)p->column_tiles * 3 * sizeof(float); /* scales, squares */
       break;
     case METHOD_PLANES_BATCH:
       first = bpdq_round_up(n, 8) * (uint64_t)p->column_tiles * 512;
@@ -113,6 +113,14 @@ static cudaError_t launch_bitserial(const bpdq_cuda_queue *queue, const bpdq_cud
   return result == cudaSuccess ? bpdq_cuda_bitserial(queue, planes, slices, &input, output, NULL) : result;
 }
 
+static cudaError_t launch_levels(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const bpdq_cuda_prepare *prepare,
+                                 void *bytes, float *scales, void *scratch, const bpdq_cuda_output *output) {
+  float *squares = scales + bpdq_round_up((uint64_t)prepare->max_rows, 8) * (uint64_t)planes->column_tiles * 2;
+  cudaError_t result = bpdq_cuda_prepare_byte_tiles(queue, prepare, planes->column_tiles, bytes, scales, squares);
+  bpdq_cuda_bytes input = {bytes, scales, prepare->kind == BPDQ_TRANSFORM_RMS_NORM ? squares : NULL, prepare->epsilon};
+  return result == cudaSuccess ? bpdq_cuda_planes_levels(queue, planes, &input, scratch, output) : result;
+}
+
 cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executable *executable, const bpdq_op_linear *op,
                                const bpdq_cuda_attention_sums *attention) {
   const bpdq_weight *w = op->weight;
@@ -141,9 +149,7 @@ cudaError_t cuda_linear_launch(const bpdq_cuda_queue *queue, const bpdq_executab
     case METHOD_BITSERIAL:
       return launch_bitserial(queue, &w->planes, &prepare, slices, first, second, &output);
     case METHOD_PLANES_LEVELS:
-      result = bpdq_cuda_prepare_byte_tiles(queue, &prepare, w->planes.column_tiles, first, second);
-      if (result != cudaSuccess) return result;
-      return bpdq_cuda_planes_levels(queue, &w->planes, first, second, executable->work.gemm_bytes ? executable->work.gemm : NULL, &output);
+      return launch_levels(queue, &w->planes, &prepare, first, second, executable->work.gemm_bytes ? executable->work.gemm : NULL, &output);
     case METHOD_PLANES_BATCH:
       result = bpdq_cuda_prepare_half_tiles(queue, &prepare, w->planes.column_tiles, first, second);
       if (result != cudaSuccess) return result;

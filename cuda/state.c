@@ -6,6 +6,7 @@
 #include "internal.h"
 
 #define PINNED_BYTES ((size_t)1 << 20)
+#define PENDING_BYTES ((size_t)128 << 10) /* up to this many a write waits for the next run */
 
 static int cache_width(int64_t head_dim) { return head_dim <= 128 ? (int)((head_dim + 31) / 32 * 32) : 256; }
 
@@ -102,6 +103,14 @@ static bpdq_status wait_for(bpdq_state *state, bpdq_error *error) {
   return cuda_check(cudaStreamSynchronize(state->stream), error, "waiting for the device");
 }
 
+bpdq_status cuda_flush_pending(bpdq_state *state, bpdq_error *error) {
+  struct pending_write pending = state->pending;
+  state->pending = (struct pending_write){0};
+  if (!pending.bytes) return BPDQ_OK;
+  return cuda_check(cudaMemcpyAsync(pending.target, state->pinned, pending.bytes, cudaMemcpyHostToDevice, state->stream), error,
+                    "writing a tensor");
+}
+
 bpdq_status cuda_tensor_write(bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, const void *data, bpdq_error *error) {
   BPDQ_TRY(check_access(state, tensor, first, count, error));
   cuda_tensor *t = &state->tensors[tensor];
@@ -109,6 +118,13 @@ bpdq_status cuda_tensor_write(bpdq_state *state, bpdq_tensor tensor, int64_t fir
   size_t bytes = (size_t)count * 4;
   if (!bytes) return BPDQ_OK;
   t->mirror_is_current = false;
+  if (state->pinned_used == 0 && bytes <= PENDING_BYTES && bytes % 16 == 0 && (uintptr_t)target % 16 == 0) {
+    memcpy(state->pinned, data, bytes);
+    state->pinned_used = bytes;
+    state->pending = (struct pending_write){target, bytes};
+    return BPDQ_OK;
+  }
+  BPDQ_TRY(cuda_flush_pending(state, error));
   if (bytes > PINNED_BYTES) {
     BPDQ_TRY(cuda_check(cudaMemcpyAsync(target, data, bytes, cudaMemcpyHostToDevice, state->stream), error, "writing a tensor"));
     return wait_for(state, error);
@@ -129,6 +145,7 @@ bpdq_status cuda_tensor_read(bpdq_state *state, bpdq_tensor tensor, int64_t firs
     memcpy(data, (const char *)t->mirror + first * 4, bytes);
     return BPDQ_OK;
   }
+  BPDQ_TRY(cuda_flush_pending(state, error));
   const char *source = (const char *)t->data + first * 4;
   bool small = bytes <= PINNED_BYTES;
   if (small && bytes > PINNED_BYTES - state->pinned_used) BPDQ_TRY(wait_for(state, error));

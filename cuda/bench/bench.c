@@ -145,7 +145,7 @@ static cudaError_t launch_planes_gemm(const bench *b, void *context, uint64_t of
   bpdq_cuda_planes planes = placed(b, c, offset);
   bpdq_cuda_output output = output_of(b, planes.rows, c->rows);
   if (c->rows <= 16 && c->slices == 1)
-    return bpdq_cuda_planes_levels(&b->queue, &planes, b->inputs, (const float *)b->work, b->scratch, &output);
+    return bpdq_cuda_planes_levels(&b->queue, &planes, &(bpdq_cuda_bytes){b->inputs, (const float *)b->work, NULL, 0}, b->scratch, &output);
   return c->rows <= 16 ? bpdq_cuda_planes_batch(&b->queue, &planes, b->inputs, (const float *)b->work, &output)
                        : bpdq_cuda_planes_gemm(&b->queue, &planes, b->inputs, (const float *)b->work, b->scratch, &output);
 }

@@ -29,6 +29,7 @@ template <int WIDTH, bool Q8, int WARPS>
 struct decode_chunk {
   static constexpr int ELEMENT = Q8 ? 1 : 2, ROW = WIDTH * ELEMENT, ROWS = WARPS * 32, PIECES = ROW / 16; /* of 16 bytes */
   static constexpr int DATA = ROWS * ROW, BYTES = DATA + (Q8 ? ROWS * 4 : 0);
+  static constexpr int RING = Q8 ? 2 : 1; /* chunks on their way; as many bytes for either type */
 
   /* Keys' rows as they are would meet in the same banks: 16-byte piece `piece` of a row lies at this one. */
   __device__ __forceinline__ static int key_piece(int row, int piece) {
@@ -74,15 +75,11 @@ struct decode_chunk {
   }
   __device__ __forceinline__ static const float *scales(const char *part) { return (const float *)(part + DATA); }
 
-  /* Number `dim` of a row that is not in the cache yet: rounded as in the cache, with the scale of its row. */
-  __device__ __forceinline__ static void put(char *part, bool is_value, int row, int dim, float value, float inverse) {
+  /* Number `dim` of a row that is not in the cache yet. */
+  __device__ __forceinline__ static void put(char *part, bool is_value, int row, int dim, typename cache_row_writer<Q8>::element rounded) {
     int byte = dim * ELEMENT;
-    char *at = part + (is_value ? (((row >> 5) * WIDTH + dim) * 32 + (row & 31)) * ELEMENT
-                                : row * ROW + key_piece(row, byte >> 4) * 16 + (byte & 15));
-    if (Q8)
-      *(int8_t *)at = rounded_int8(value * inverse);
-    else
-      *(__half *)at = saturated_half(value);
+    *(typename cache_row_writer<Q8>::element *)(part + (is_value ? (((row >> 5) * WIDTH + dim) * 32 + (row & 31)) * ELEMENT
+                                                                 : row * ROW + key_piece(row, byte >> 4) * 16 + (byte & 15))) = rounded;
   }
 };
 
@@ -131,37 +128,33 @@ __device__ __forceinline__ static int first_warp_of(const decode_share &s, int64
 template <int WIDTH, int WARPS, int PAIRS>
 __device__ __forceinline__ static void put_query(const decode_arguments &a, const head_vector<PAIRS> &vector, int head,
                                                  decode_shared<WIDTH, WARPS> &shared) {
-  int half = a.rope.heads.head_dim / 2;
-#pragma unroll
-  for (int i = 0; i < PAIRS; i++)
-#pragma unroll
-    for (int upper = 0; upper < 2; upper++) {
-      int d = (threadIdx.x & 31) + 32 * i, dim = d + upper * half;
-      if (d >= half) continue;
-      float value = (upper ? vector.high[i] : vector.low[i]) * a.scale;
-      __half rounded = __float2half(value);
-      shared.query[0][head][dim] = rounded;
-      shared.query[1][head][dim] = __float2half(value - __half2float(rounded));
-    }
+  vector.for_each(a.rope.heads.head_dim / 2, [&](int dim, float value) {
+    value *= a.scale;
+    __half rounded = __float2half(value);
+    shared.query[0][head][dim] = rounded;
+    shared.query[1][head][dim] = __float2half(value - __half2float(rounded));
+  });
 }
 
-/* A new key or value: to the first chunk, where it has row `row`, and, where `store` says so, to the cache. */
+/* A new key or value: to the first chunk, where it has row `row`, and, where `store` says so, to the cache at `cache_row`. */
 template <int WIDTH, bool Q8, int WARPS, int PAIRS>
 __device__ __forceinline__ static void put_new(const decode_arguments &a, const decode_share &s, const head_vector<PAIRS> &vector,
                                                bool is_value, int row, int64_t cache_row, bool store, char *part) {
   typedef decode_chunk<WIDTH, Q8, WARPS> layout;
-  int half = a.rope.heads.head_dim / 2;
-  float scale = 0, inverse = 0;
-  if (Q8) vector.byte_scale(&scale, &inverse);
-  if (Q8 && (threadIdx.x & 31) == 0) ((float *)(part + layout::DATA))[row] = scale;
-#pragma unroll
-  for (int i = 0; i < PAIRS; i++)
-#pragma unroll
-    for (int upper = 0; upper < 2; upper++) {
-      int d = (threadIdx.x & 31) + 32 * i;
-      if (d < half) layout::put(part, is_value, row, d + upper * half, upper ? vector.high[i] : vector.low[i], inverse);
+  cache_row_writer<Q8> writer(a.rope, !is_value, s.head, cache_row);
+  float inverse = 0;
+  if (Q8) {
+    float scale = vector.byte_scale(&inverse);
+    if ((threadIdx.x & 31) == 0) {
+      ((float *)(part + layout::DATA))[row] = scale;
+      if (store) writer.put_scale(scale);
     }
-  if (store) vector.store(a.rope, !is_value, s.head, cache_row);
+  }
+  vector.for_each(a.rope.heads.head_dim / 2, [&](int dim, float value) {
+    typename cache_row_writer<Q8>::element rounded = cache_row_writer<Q8>::round(value, inverse);
+    layout::put(part, is_value, row, dim, rounded);
+    if (store) writer.put(dim, rounded);
+  });
 }
 
 /* Rotates the queries, and in the block of the latest positions this run's keys and values. Units of work: query heads, then keys, then
@@ -186,7 +179,7 @@ __device__ __forceinline__ static void rotate_heads(const decode_arguments &a, c
       vectors[i].load(a.rope, tokens[i], of, positions[i]);
     }
     if (blockIdx.x == 0 && base == warp) { /* the copies that new rows go into must have arrived; by now they have */
-      copy_async_wait<0>();
+      copy_async_wait<2 * decode_chunk<WIDTH, Q8, WARPS>::RING - 2>();
       __syncthreads();
     }
 #pragma unroll
@@ -213,7 +206,7 @@ __device__ __forceinline__ static void make_probabilities(const decode_share &s,
                                                           int warp, int lane) {
   typedef decode_chunk<WIDTH, Q8, WARPS> layout;
   int q = lane & 3, n = lane >> 2;
-  float parts[4][4] = {}, scores[8], largest = -INFINITY, sum = 0; /* scores[2j + i]: position 8q + 2j + i */
+  float parts[4][2][4] = {}, scores[8], largest = -INFINITY, sum = 0; /* scores[2j + i]: position 8q + 2j + i */
 #pragma unroll
   for (int u = 0; u < WIDTH / 32; u++) {
     uint32_t low[4] = {query[0][u].x, query[1][u].x, query[0][u].y, query[1][u].y};
@@ -221,15 +214,16 @@ __device__ __forceinline__ static void make_probabilities(const decode_share &s,
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       uint4 k = layout::key(keys, warp * 32 + 8 * (n >> 1) + 2 * j + (n & 1), u, q);
-      mma_f16(parts[j], low, k.x, k.y);
-      mma_f16(parts[j], high, k.z, k.w);
+      mma_f16(parts[j][0], low, k.x, k.y);
+      mma_f16(parts[j][1], high, k.z, k.w);
     }
   }
   int from = (int)max(s.start - first, (int64_t)0), to = (int)min(s.end - first, (int64_t)31); /* rows that count */
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     int row = 8 * q + i;
-    scores[i] = parts[i >> 1][i & 1] + parts[i >> 1][2 + (i & 1)];
+    const float(*part)[4] = parts[i >> 1];
+    scores[i] = (part[0][i & 1] + part[1][i & 1]) + (part[0][2 + (i & 1)] + part[1][2 + (i & 1)]);
     if (Q8) scores[i] *= layout::scales(keys)[warp * 32 + row];
     if (row < from || row > to) scores[i] = -INFINITY;
     largest = fmaxf(largest, scores[i]);
@@ -280,7 +274,7 @@ __device__ __forceinline__ static void add_values(decode_sums<WIDTH, WARPS> &sta
   state.denominator *= rescale;
 #pragma unroll
   for (int t = 0; t < sums_type::TILES; t++) state.sums[t].x *= rescale, state.sums[t].y *= rescale;
-#pragma unroll 2
+#pragma unroll(WIDTH <= 128 ? 4 : 1)
   for (int w = first_warp; w < WARPS; w++) {
     uint32_t operand[2][4];
 #pragma unroll
@@ -330,13 +324,26 @@ __global__ void __launch_bounds__(WARPS * 32) attention_decode_kernel(decode_arg
   if (gridDim.z > 1 && (int)blockIdx.z >= run_tokens(h.run)) return;
   decode_share s = find_share(a);
   if (s.chunks <= 0) return;
-  char *keys = dynamic, *values = dynamic + layout::BYTES;
   int64_t of_head = s.head * a.rope.cache.rows; /* row 0 of the head in the cache */
-  int first_warp = first_warp_of<WARPS>(s, s.top);
-  if (warp >= first_warp) layout::request_keys(a.rope.cache, of_head + s.top - (WARPS - warp) * 32, keys, warp, lane);
-  copy_async_commit();
-  layout::request_values(a.rope.cache, of_head + s.top - (WARPS - first_warp) * 32, values, first_warp);
-  copy_async_commit();
+  auto keys = [&](int chunk) { return dynamic + (chunk & (layout::RING - 1)) * layout::BYTES; };
+  auto values = [&](int chunk) { return dynamic + (layout::RING + (chunk & (layout::RING - 1))) * layout::BYTES; };
+  auto first_warp = [&](int chunk) { return chunk < s.chunks ? first_warp_of<WARPS>(s, s.top - chunk * layout::ROWS) : WARPS; };
+  auto request_keys = [&](int chunk) {
+    if (warp >= first_warp(chunk))
+      layout::request_keys(a.rope.cache, of_head + s.top - chunk * layout::ROWS - (WARPS - warp) * 32, keys(chunk), warp, lane);
+    copy_async_commit();
+  };
+  auto request_values = [&](int chunk) {
+    int first = first_warp(chunk);
+    if (first < WARPS)
+      layout::request_values(a.rope.cache, of_head + s.top - chunk * layout::ROWS - (WARPS - first) * 32, values(chunk), first);
+    copy_async_commit();
+  };
+#pragma unroll 1
+  for (int i = 0; i < layout::RING; i++) {
+    request_keys(i);
+    request_values(i);
+  }
   prefetch_rotation(a.rope, (int)(s.end - s.start));
   if (h.head_dim < WIDTH) {
     for (int i = threadIdx.x; i < 2 * HEADS * decode_shared<WIDTH, WARPS>::PITCH; i += WARPS * 32)
@@ -344,7 +351,7 @@ __global__ void __launch_bounds__(WARPS * 32) attention_decode_kernel(decode_arg
     __syncthreads();
   }
   wait_for_predecessors();
-  rotate_heads<WIDTH, Q8, WARPS>(a, s, shared, keys, values);
+  rotate_heads<WIDTH, Q8, WARPS>(a, s, shared, keys(0), values(0));
   __syncthreads();
 
   uint4 query[2][WIDTH / 32]; /* rows r .. of heads that are not there hold anything; nobody looks at their sums */
@@ -354,26 +361,19 @@ __global__ void __launch_bounds__(WARPS * 32) attention_decode_kernel(decode_arg
     for (int part = 0; part < 2; part++) query[part][u] = *(const uint4 *)&shared.query[part][lane >> 2][u * 32 + (lane & 3) * 8];
   decode_sums<WIDTH, WARPS> state = {};
   state.maximum = -INFINITY;
-  int64_t top = s.top;
 #pragma unroll 1
   for (int i = 0; i < s.chunks; i++) {
-    int64_t first = top - (WARPS - warp) * 32;
-    copy_async_wait<1>();
+    copy_async_wait<2 * layout::RING - 1>();
     __syncwarp();
-    if (warp >= first_warp) make_probabilities<WIDTH, Q8, WARPS>(s, query, first, keys, values, shared, warp, lane);
-    copy_async_wait<0>();
+    if (warp >= first_warp(i))
+      make_probabilities<WIDTH, Q8, WARPS>(s, query, s.top - i * layout::ROWS - (WARPS - warp) * 32, keys(i), values(i), shared, warp,
+                                           lane);
+    copy_async_wait<2 * layout::RING - 2>();
     __syncthreads();
-    top -= layout::ROWS;
-    int next_first = i + 1 < s.chunks ? first_warp_of<WARPS>(s, top) : WARPS;
-    if (warp >= next_first) layout::request_keys(a.rope.cache, of_head + first - layout::ROWS, keys, warp, lane);
-    copy_async_commit();
-    add_values<WIDTH, Q8, WARPS>(state, values, shared, first_warp, warp, lane);
-    if (i + 1 < s.chunks) {
-      __syncthreads(); /* values and probabilities may be overwritten */
-      layout::request_values(a.rope.cache, of_head + top - (WARPS - next_first) * 32, values, next_first);
-    }
-    copy_async_commit();
-    first_warp = next_first;
+    request_keys(i + layout::RING);
+    add_values<WIDTH, Q8, WARPS>(state, values(i), shared, first_warp(i), warp, lane);
+    if (i + 1 < s.chunks) __syncthreads(); /* values and probabilities may be overwritten */
+    request_values(i + layout::RING);
   }
   leave_sums<WIDTH, Q8, WARPS>(a, s, state, warp, lane);
 }
@@ -410,10 +410,10 @@ static void plan_width(const bpdq_cuda_queue *queue, decode_plan *p) {
   constexpr int MOST = WIDTH <= 128 ? 8 : 4, LEAST = MOST / 2;
   typedef decode_chunk<WIDTH, Q8, MOST> large;
   typedef decode_chunk<WIDTH, Q8, LEAST> small;
-  bool fits = 2 * large::BYTES + (int)sizeof(decode_shared<WIDTH, MOST>) + 1024 <= queue->shared_per_block;
+  bool fits = 2 * large::RING * large::BYTES + (int)sizeof(decode_shared<WIDTH, MOST>) + 1024 <= queue->shared_per_block;
   p->width = WIDTH;
   p->warps = fits ? MOST : LEAST;
-  p->shared = fits ? 2 * large::BYTES : 2 * small::BYTES;
+  p->shared = fits ? 2 * large::RING * large::BYTES : 2 * small::RING * small::BYTES;
   p->kernel = fits ? (const void *)attention_decode_kernel<WIDTH, Q8, MOST> : (const void *)attention_decode_kernel<WIDTH, Q8, LEAST>;
 }
 template <bool Q8>

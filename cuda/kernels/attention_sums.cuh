@@ -9,7 +9,7 @@
 /* How the positions of a token's sequence are divided: chunks of whole blocks of 32 cache rows, counted from the latest one back, `share`
  * of them to a split. */
 typedef struct split_positions {
-  int chunks, share;
+  int chunks, share, splits;
 } split_positions;
 
 __device__ __forceinline__ static split_positions split_of(const bpdq_cuda_attention_sums &a, int sequence, int position) {
@@ -18,6 +18,7 @@ __device__ __forceinline__ static split_positions split_of(const bpdq_cuda_atten
   split_positions s;
   s.chunks = rows / a.chunk + 1;
   s.share = (s.chunks + a.splits - 1) / a.splits;
+  s.splits = (s.chunks + s.share - 1) / s.share;
   return s;
 }
 __device__ __forceinline__ static split_positions split_of(const bpdq_cuda_attention_sums &a, int token) {
@@ -28,7 +29,7 @@ __device__ __forceinline__ static split_positions split_of(const bpdq_cuda_atten
 __device__ __forceinline__ static float merged_dim(const bpdq_cuda_attention_sums &a, const split_positions &s, int token, int head,
                                                    int dim) {
   constexpr int BATCH = 16; /* splits whose sums are requested at once */
-  int active = (s.chunks + s.share - 1) / s.share, lane = threadIdx.x & 31;
+  int active = s.splits, lane = threadIdx.x & 31;
   int64_t first = ((int64_t)token * a.heads + head) * a.splits;
   const float *from = a.sums + first * a.width + dim;
   if (active == 1) return __ldcg(from) / __ldcg(a.statistics + first).y;

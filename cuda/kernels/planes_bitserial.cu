@@ -8,15 +8,16 @@ bool bpdq_cuda_bitserial_supports(const bpdq_cuda_planes *planes, int64_t max_ro
   return group && planes->planes <= 4 && max_rows == 1 && planes->coefficient_type != BPDQ_CUDA_F32;
 }
 
-/* From the sweep on an H200 (docs/benchmarks/cuda.md): where 8 warps hold a whole row tile in two steps, all of it is requested at once;
- * few and long rows want all the warps there are; else many light blocks keep the memory busy. */
+/* From sweeps on an H200 (docs/benchmarks/cuda.md): few and long rows want all the warps there are, and two tiles of each on their way, in
+ * formats whose two tiles leave room for two such blocks on a multiprocessor; where 8 warps hold a whole row tile in two steps, all of
+ * it is requested at once; else many light blocks keep the memory busy. */
 static void choose_shape(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const bpdq_cuda_tuning *tuning, int *warps,
                          int *depth) {
   int64_t row_tiles = (planes->rows + 15) / 16;
-  bool long_rows = planes->column_tiles > 32 && row_tiles < 4 * queue->multiprocessors;
+  bool long_rows = planes->column_tiles > 16 && row_tiles < 4 * queue->multiprocessors;
   *warps = tuning && tuning->warps ? tuning->warps : long_rows ? 16 : planes->column_tiles < 8 ? (int)planes->column_tiles : 8;
-  bool light = planes->planes * 256 / planes->group <= 4; /* two tiles in registers leave room for four blocks on a multiprocessor */
-  *depth = tuning && tuning->depth ? tuning->depth : light && planes->column_tiles > 8 && planes->column_tiles <= 16 ? 2 : 1;
+  bool light = planes->planes * 256 / planes->group <= 4, whole = planes->column_tiles > 8 && planes->column_tiles <= 16;
+  *depth = tuning && tuning->depth ? tuning->depth : light && (long_rows || whole) ? 2 : 1;
 }
 
 /* Threads and blocks of the stream over row tiles, or false: it needs two tiles in registers, and more row tiles than blocks fit at once,

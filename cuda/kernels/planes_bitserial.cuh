@@ -26,26 +26,21 @@ typedef struct bitserial_arguments {
   bpdq_cuda_output output;
 } bitserial_arguments;
 
-/* Accumulator start values: the even bit starts at the pattern of 1.5 * 2^23, so that even + 2 * odd, reinterpreted, is that number plus
- * the count, and one subtraction makes it a float. Counts stay below 2^22 in magnitude. */
-#define COUNT_BASE_BITS 0x4B400000
-#define COUNT_BASE 12582912.0f
-
 template <int PLANES, int GROUP, int SLICES>
 struct bitserial {
   static constexpr int GROUPS = 256 / GROUP;          /* of a column tile */
   static constexpr int SLOTS = GROUPS * (PLANES + 1); /* coefficients per row of a tile */
 
-  /* Counts of one group, plane and slice for rows r and r + 8, as integers whose even bit started at `base`. */
-  __device__ static int2 count(const uint4 &plane, uint2 b, int group, int q, int base, int odd_weight) {
+  /* Counts of one group, plane and slice for rows r and r + 8. */
+  __device__ static int2 count(const uint4 &plane, uint2 b, int group, int q, int odd_weight) {
     int d[4];
     if (GROUP == 256) {
-      mma_b1_k256(d, plane, b, base, 0);
+      mma_b1_k256(d, plane, b);
     } else {
       bool upper = group >= GROUPS / 2;
       uint32_t column = upper ? b.y : b.x;
       if (GROUP == 64) column = (q >> 1) == (group & 1) ? column : 0; /* the other half of the 128 columns is another group's */
-      mma_b1_k128(d, upper ? plane.z : plane.x, upper ? plane.w : plane.y, column, base, 0);
+      mma_b1_k128(d, upper ? plane.z : plane.x, upper ? plane.w : plane.y, column);
     }
     return make_int2(d[0] + d[1] * odd_weight, d[2] + d[3] * odd_weight);
   }
@@ -56,14 +51,14 @@ struct bitserial {
     float2 total = make_float2(0, 0);
 #pragma unroll
     for (int p = 0; p < PLANES; p++) {
-      int2 n = count(planes[p], b[0], group, q, COUNT_BASE_BITS, SLICES == 1 ? top_weight : 2);
+      int2 n = count(planes[p], b[0], group, q, SLICES == 1 ? top_weight : 2);
       if (SLICES == 2) {
-        int2 high = count(planes[p], b[SLICES - 1], group, q, 0, top_weight);
+        int2 high = count(planes[p], b[SLICES - 1], group, q, top_weight);
         n.x += high.x * 256;
         n.y += high.y * 256;
       }
-      total.x = fmaf(c[p].x, __int_as_float(n.x) - COUNT_BASE, total.x);
-      total.y = fmaf(c[p].y, __int_as_float(n.y) - COUNT_BASE, total.y);
+      total.x = fmaf(c[p].x, (float)n.x, total.x);
+      total.y = fmaf(c[p].y, (float)n.y, total.y);
     }
     float offset = q == 0 ? scale.y : 0; /* lane q is weighted by 4^q at the end: the bias counts once, in lane 0 */
     sum.x = fmaf(scale.x, total.x, fmaf(c[PLANES].x, offset, sum.x));
@@ -134,14 +129,28 @@ struct row_tile {
   }
 };
 
-/* A lane's share of the input's sum of squares, and the factor of the norm from a warp's shares; 1 where there is no norm. */
-__device__ __forceinline__ static float request_squares(const bitserial_arguments &a, int lane) {
+/* The factor of the norm, made by one warp; 1 where there is none. */
+__device__ __forceinline__ static float norm_factor(const bitserial_arguments &a, int lane) {
+  if (!a.input.squares) return 1;
   float sum = 0;
-  for (int tile = lane; a.input.squares && tile < a.column_tiles; tile += 32) sum += a.input.squares[tile];
-  return sum;
+  for (int tile = lane; tile < a.column_tiles; tile += 32) sum += __ldcg(a.input.squares + tile);
+  return rsqrtf(fmaf(warp_sum(sum), a.inverse_width, a.input.epsilon));
 }
-__device__ __forceinline__ static float norm_factor(const bitserial_arguments &a, float share) {
-  return a.input.squares ? rsqrtf(fmaf(warp_sum(share), a.inverse_width, a.input.epsilon)) : 1.0f;
+
+/* A warp adds up what all warps left: lanes l and l + 16 have the sum of output l & 15. */
+__device__ __forceinline__ static float add_warps(const float partial[][16], int warps, int lane) {
+  float total = 0;
+#pragma unroll
+  for (int first = 0; first < BITSERIAL_MAX_WARPS; first += 8) {
+    float parts[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      int warp = first + 2 * i + (lane >> 4);
+      parts[i] = warp < warps ? partial[warp][lane & 15] : 0;
+    }
+    total += (parts[0] + parts[1]) + (parts[2] + parts[3]);
+  }
+  return total + __shfl_xor_sync(~0u, total, 16);
 }
 
 /* Sums of rows r and r + 8 over this warp's column tiles. */
@@ -165,7 +174,7 @@ __device__ __forceinline__ static float2 row_sum(const bitserial_arguments &a, r
 
 template <int PLANES, int GROUP, int SLICES, int DEPTH>
 __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bitserial_arguments a) {
-  __shared__ float partial[BITSERIAL_MAX_WARPS][16];
+  __shared__ float partial[BITSERIAL_MAX_WARPS][16], factor;
   int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   int64_t base = (int64_t)blockIdx.x * a.column_tiles;
   row_tile<PLANES, GROUP, SLICES> stages[DEPTH];
@@ -181,26 +190,23 @@ __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bit
   for (int s = 0; s < DEPTH; s++)
     if (warp + s * warps < a.column_tiles) stages[s].request_activations(a, warp + s * warps, lane);
   if (writes && a.output.accumulate) start += a.output.data[n];
-  float squares = warp == 0 ? request_squares(a, lane) : 0;
+  if (warp == warps - 1) factor = norm_factor(a, lane); /* it has the fewest tiles */
 
   float2 sum = a.bf16 ? row_sum<true, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane)
                       : row_sum<false, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane);
   bitserial<PLANES, GROUP, SLICES>::flush(sum, lane, partial[warp]);
   __syncthreads();
   if (warp > 0) return;
-  float factor = norm_factor(a, squares), total = 0;
-  if (!writes) return;
-  for (int w = 0; w < warps; w++) total += partial[w][threadIdx.x];
-  a.output.data[n] = fmaf(total, factor, start);
+  float total = add_warps(partial, warps, lane);
+  if (writes) a.output.data[n] = fmaf(total, factor, start);
 }
 
 /* Short rows: a warp's two column tiles are the same in each row tile of its block, so that their activations stay in registers, and the
  * next row tile's weights are requested as soon as this one's are used: the memory is busy while sums are put together. */
 template <bool BF16, int PLANES, int GROUP, int SLICES>
-__device__ __forceinline__ static void stream_rows(const bitserial_arguments &a, row_tile<PLANES, GROUP, SLICES> stages[2], float squares,
-                                                   float partial[2][BITSERIAL_MAX_WARPS][16]) {
+__device__ __forceinline__ static void stream_rows(const bitserial_arguments &a, row_tile<PLANES, GROUP, SLICES> stages[2],
+                                                   float partial[2][BITSERIAL_MAX_WARPS][16], const float *factor) {
   int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, parity = 0;
-  float factor = -1;
   bool second = warp + warps < a.column_tiles;
 #pragma unroll 1
   for (int unit = blockIdx.x; unit < a.row_tiles; unit += gridDim.x, parity ^= 1) {
@@ -218,11 +224,8 @@ __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a,
     bitserial<PLANES, GROUP, SLICES>::flush(sum, lane, partial[parity][warp]);
     __syncthreads();
     if (warp > 0) continue;
-    if (factor < 0) factor = norm_factor(a, squares);
-    if (!writes) continue;
-    float total = 0;
-    for (int w = 0; w < warps; w++) total += partial[parity][w][threadIdx.x];
-    a.output.data[n] = fmaf(total, factor, start);
+    float total = add_warps(partial[parity], warps, lane);
+    if (writes) a.output.data[n] = fmaf(total, *factor, start);
   }
 }
 
@@ -230,6 +233,7 @@ __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a,
 template <int PLANES, int GROUP, int SLICES>
 __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32, 2) row_stream_kernel(bitserial_arguments a) {
   __shared__ float partial[2][BITSERIAL_MAX_WARPS][16]; /* in turns: a row tile's sums are read while the next one's are written */
+  __shared__ float factor;                              /* of the norm */
   int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   int64_t first = (int64_t)blockIdx.x * a.column_tiles + warp;
   row_tile<PLANES, GROUP, SLICES> stages[2];
@@ -239,11 +243,11 @@ __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32, 2) row_stream_kernel
   wait_for_predecessors();
   stages[0].request_activations(a, warp, lane);
   if (warp + warps < a.column_tiles) stages[1].request_activations(a, warp + warps, lane);
-  float squares = warp == 0 ? request_squares(a, lane) : 0;
+  if (warp == warps - 1) factor = norm_factor(a, lane);
   if (a.bf16)
-    stream_rows<true, PLANES, GROUP, SLICES>(a, stages, squares, partial);
+    stream_rows<true, PLANES, GROUP, SLICES>(a, stages, partial, &factor);
   else
-    stream_rows<false, PLANES, GROUP, SLICES>(a, stages, squares, partial);
+    stream_rows<false, PLANES, GROUP, SLICES>(a, stages, partial, &factor);
 }
 
 /* depth 0: the stream over row tiles, in formats light enough for two tiles in registers. */

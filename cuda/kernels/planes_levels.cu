@@ -15,12 +15,13 @@
 #define MAX_WARPS 16
 #define DENSE_WARPS 14 /* of a block of which two fit a multiprocessor, with 72 registers to a thread */
 #define MAX_SPLITS 64
-#define PITCH 20 /* floats from one row of activations to the next in sums of 16 outputs: each lane of a warp has its own bank */
+#define MAX_ROWS 16 /* of activations */
+#define PITCH 20    /* floats from one row of activations to the next in sums of 16 outputs: each lane of a warp has its own bank */
 
 typedef struct levels_arguments {
   bpdq_cuda_planes planes;
-  const uint4 *bytes;   /* layout.h */
-  const float2 *scales; /* [eights, column_tiles, 2 (half), 8 (row)] floats */
+  bpdq_cuda_bytes input; /* layout.h; scales [eights, column_tiles, 2 (half), 8 (row)] */
+  float inverse_width;   /* 1 / K */
   int row_tiles;
   int group_shift;   /* groups of 32 << group_shift columns; -1: no power of two */
   int32_t *arrivals; /* [gridDim.x], zero between runs */
@@ -28,16 +29,15 @@ typedef struct levels_arguments {
   bpdq_cuda_output output;
 } levels_arguments;
 
-/* Sums start at the pattern of 1.5 * 2^23: read as a float, such a sum is that number plus the integer. 128 products of bytes stay below
- * 2^21. */
-#define SUM_BASE_BITS 0x4B400000
-#define SUM_BASE 12582912.0f
-
-__device__ __forceinline__ static void mma_s8(int d[4], const uint32_t a[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+/* c + a . b */
+__device__ __forceinline__ static void mma_s8(int d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, const int c[4]) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%10,%11,%12,%13};"
+      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
 }
+
+/* 1.5 * 2^23: a sum with it holds a rounded integer in its low bits. */
+#define SUM_BASE 12582912.0f
 
 /* Bits of `a` where `mask` has ones, else of `b`; the compiler would take the expression apart and spend more on it. */
 __device__ __forceinline__ static uint32_t choose_bits(uint32_t a, uint32_t b, uint32_t mask) {
@@ -182,9 +182,9 @@ struct tile_activations {
     for (int e = 0; e < EIGHTS; e++) {
       int64_t tile = (int64_t)e * a.planes.column_tiles + column_tile;
 #pragma unroll
-      for (int i = 0; i < 4; i++) bytes[e][i] = __ldcg(a.bytes + (tile * 4 + i) * 32 + lane);
+      for (int i = 0; i < 4; i++) bytes[e][i] = __ldcg((const uint4 *)a.input.bytes + (tile * 4 + i) * 32 + lane);
 #pragma unroll
-      for (int half = 0; half < 2; half++) scales[e][half] = __ldcg(a.scales + (tile * 2 + half) * 4 + (lane & 3));
+      for (int half = 0; half < 2; half++) scales[e][half] = __ldcg((const float2 *)a.input.scales + (tile * 2 + half) * 4 + (lane & 3));
     }
   }
 };
@@ -207,9 +207,7 @@ __device__ __forceinline__ static void multiply_tile(const level_tile<PLANES, WI
         words[p] = half ? row ? tile.planes[p].w : tile.planes[p].z : row ? tile.planes[p].y : tile.planes[p].x;
       make_selectors<PLANES>(words, selectors[row]);
     }
-    int part[EIGHTS][4];
-#pragma unroll
-    for (int e = 0; e < EIGHTS; e++) part[e][0] = part[e][1] = part[e][2] = part[e][3] = SUM_BASE_BITS;
+    int part[EIGHTS][4] = {};
 #pragma unroll
     for (int u = 0; u < 4; u++) {
       uint32_t w[4];
@@ -218,15 +216,14 @@ __device__ __forceinline__ static void multiply_tile(const level_tile<PLANES, WI
 #pragma unroll
       for (int e = 0; e < EIGHTS; e++) {
         uint4 b = x.bytes[e][half * 2 + (u >> 1)];
-        mma_s8(part[e], w, u & 1 ? b.z : b.x, u & 1 ? b.w : b.y);
+        mma_s8(part[e], w, u & 1 ? b.z : b.x, u & 1 ? b.w : b.y, part[e]);
       }
     }
 #pragma unroll
     for (int e = 0; e < EIGHTS; e++) {
       float2 own = x.scales[e][half];
 #pragma unroll
-      for (int i = 0; i < 4; i++)
-        sums[e][i] = fmaf(__int_as_float(part[e][i]) - SUM_BASE, scales[half][i >> 1] * (i & 1 ? own.y : own.x), sums[e][i]);
+      for (int i = 0; i < 4; i++) sums[e][i] = fmaf((float)part[e][i], scales[half][i >> 1] * (i & 1 ? own.y : own.x), sums[e][i]);
     }
   }
 }
@@ -241,11 +238,25 @@ __device__ __forceinline__ static void leave_sums(const float sums[EIGHTS][4], f
     for (int i = 0; i < 4; i++) piece[(8 * e + 2 * q + (i & 1)) * PITCH + r + (i >> 1) * 8] = sums[e][i];
 }
 
+/* The norm's factors of the rows, 1 where there is no norm. */
+__device__ __forceinline__ static void make_factors(const levels_arguments &a, int rows, float factors[MAX_ROWS]) {
+  int lane = threadIdx.x & 31;
+  for (int row = threadIdx.x >> 5; row < rows; row += blockDim.x >> 5) {
+    float sum = 0;
+    for (int64_t tile = lane; a.input.squares && tile < a.planes.column_tiles; tile += 32)
+      sum += __ldcg(a.input.squares + row * a.planes.column_tiles + tile);
+    sum = warp_sum(sum);
+    if (lane == 0) factors[row] = a.input.squares ? rsqrtf(fmaf(sum, a.inverse_width, a.input.epsilon)) : 1.0f;
+  }
+}
+
 /* value: row of activations * 16 + output of the row tile. */
-__device__ __forceinline__ static void store_output(const levels_arguments &a, int row_tile, int value, int rows, float sum) {
+__device__ __forceinline__ static void store_output(const levels_arguments &a, int row_tile, int value, int rows, float sum,
+                                                    const float factors[MAX_ROWS]) {
   int row = value >> 4;
   int64_t n = (int64_t)row_tile * 16 + (value & 15);
   if (n >= a.planes.rows || row >= rows) return;
+  sum *= factors[row];
   if (a.output.bias) sum += a.output.bias[n];
   float *y = a.output.data + row * a.output.stride + n;
   *y = a.output.accumulate ? *y + sum : sum;
@@ -253,7 +264,8 @@ __device__ __forceinline__ static void store_output(const levels_arguments &a, i
 
 /* Adds up the warps' sums of the block's `count` row tiles up to number k, which is `row_tile`. */
 template <int EIGHTS>
-__device__ __forceinline__ static void add_warps(const levels_arguments &a, const float *pieces, int k, int count, int row_tile, int rows) {
+__device__ __forceinline__ static void add_warps(const levels_arguments &a, const float *pieces, int k, int count, int row_tile, int rows,
+                                                 const float factors[MAX_ROWS]) {
   constexpr int VALUES = EIGHTS * 128, PIECE = EIGHTS * 8 * PITCH;
   int warps = blockDim.x >> 5;
   for (int i = threadIdx.x; i < count * VALUES; i += blockDim.x) {
@@ -263,7 +275,7 @@ __device__ __forceinline__ static void add_warps(const levels_arguments &a, cons
 #pragma unroll 4
     for (int w = 0; w < warps; w++) sum += own[w * PIECE];
     if (gridDim.y == 1)
-      store_output(a, tile, value, rows, sum);
+      store_output(a, tile, value, rows, sum, factors);
     else
       __stcg(a.sums + ((int64_t)tile * gridDim.y + blockIdx.y) * VALUES + value, sum);
   }
@@ -271,7 +283,7 @@ __device__ __forceinline__ static void add_warps(const levels_arguments &a, cons
 
 /* The last of the blocks that share rows adds up what they left for the row tiles of all of them. */
 template <int EIGHTS>
-__device__ static void merge_splits(const levels_arguments &a, int rows) {
+__device__ static void merge_splits(const levels_arguments &a, int rows, const float factors[MAX_ROWS]) {
   constexpr int VALUES = EIGHTS * 128, AT_ONCE = 8;
   __shared__ bool is_last;
   int splits = gridDim.y, count = (a.row_tiles - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
@@ -295,7 +307,7 @@ __device__ static void merge_splits(const levels_arguments &a, int rows) {
 #pragma unroll
       for (int s = 0; s < AT_ONCE; s++) sum += parts[s];
     }
-    store_output(a, tile, value, rows, sum);
+    store_output(a, tile, value, rows, sum, factors);
   }
 }
 
@@ -303,7 +315,7 @@ __device__ static void merge_splits(const levels_arguments &a, int rows) {
 template <int PLANES, bool WIDE, bool BF16, int EIGHTS, int TILES>
 __device__ __forceinline__ static void stream_rows(const levels_arguments &a, level_tile<PLANES, WIDE> stages[TILES],
                                                    const tile_activations<EIGHTS> x[TILES], int first_tile, int columns, int rows,
-                                                   float *pieces) {
+                                                   float *pieces, const float factors[MAX_ROWS]) {
   int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, row_tile = blockIdx.x;
 #pragma unroll 1
   for (int k = 0; row_tile < a.row_tiles; k++) {
@@ -318,7 +330,7 @@ __device__ __forceinline__ static void stream_rows(const levels_arguments &a, le
     leave_sums<EIGHTS>(sums, pieces + ((k & 3) * warps + warp) * (EIGHTS * 8 * PITCH), lane);
     if ((k & 1) || next >= a.row_tiles) {
       __syncthreads(); /* four places: those of the last two row tiles may still be read */
-      add_warps<EIGHTS>(a, pieces, k, 1 + (k & 1), row_tile, rows);
+      add_warps<EIGHTS>(a, pieces, k, 1 + (k & 1), row_tile, rows, factors);
     }
     row_tile = next;
   }
@@ -332,6 +344,7 @@ template <int PLANES, bool WIDE, int EIGHTS, int TILES>
 __global__ void __launch_bounds__((is_dense<PLANES, EIGHTS, TILES> ? DENSE_WARPS : MAX_WARPS) * 32, is_dense<PLANES, EIGHTS, TILES> ? 2 : 1)
     levels_kernel(levels_arguments a) {
   extern __shared__ float pieces[]; /* [4][warps][EIGHTS * 8][PITCH]: of a row tile in turns */
+  __shared__ float factors[MAX_ROWS];
   int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   int first_tile = (int)(a.planes.column_tiles * blockIdx.y / gridDim.y);
   int columns = (int)(a.planes.column_tiles * (blockIdx.y + 1) / gridDim.y) - first_tile;
@@ -346,11 +359,12 @@ __global__ void __launch_bounds__((is_dense<PLANES, EIGHTS, TILES> ? DENSE_WARPS
 #pragma unroll
   for (int t = 0; t < TILES; t++)
     if (warp + t * warps < columns) x[t].request(a, first_tile + warp + t * warps, lane);
+  make_factors(a, rows, factors);
   if (a.planes.coefficient_type == BPDQ_CUDA_BF16)
-    stream_rows<PLANES, WIDE, true, EIGHTS, TILES>(a, stages, x, first_tile, columns, rows, pieces);
+    stream_rows<PLANES, WIDE, true, EIGHTS, TILES>(a, stages, x, first_tile, columns, rows, pieces, factors);
   else
-    stream_rows<PLANES, WIDE, false, EIGHTS, TILES>(a, stages, x, first_tile, columns, rows, pieces);
-  if (gridDim.y > 1) merge_splits<EIGHTS>(a, rows);
+    stream_rows<PLANES, WIDE, false, EIGHTS, TILES>(a, stages, x, first_tile, columns, rows, pieces, factors);
+  if (gridDim.y > 1) merge_splits<EIGHTS>(a, rows, factors);
 }
 
 #define MAX_COLUMN_TILES (MAX_SPLITS * DENSE_WARPS) /* 229,376 columns */
@@ -382,6 +396,7 @@ static levels_shape choose_shape(const bpdq_cuda_queue *queue, const bpdq_cuda_p
       double load = (double)resident * ((row_tiles + blocks - 1) / blocks) * columns / splits;
       if (resident * warps < 14) load *= 14.0 / (resident * warps);
       double cost = load + (splits > 1 ? 8 + 0.5 * splits * row_tiles / all : 0);
+      if (splits > 1 && tiles == 2) cost *= 0.85; /* two tiles of a warp share what rows that are shared cost */
       if (best.blocks && cost >= best_cost) continue;
       best_cost = cost;
       best = (levels_shape){best.eights, tiles, warps, splits, blocks};
@@ -406,13 +421,13 @@ static const void *kernel_for(const levels_shape *s, bool wide) {
   return wide ? kernel_for<PLANES, true>(s) : kernel_for<PLANES, false>(s);
 }
 
-cudaError_t bpdq_cuda_planes_levels(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *bytes, const float *scales,
+cudaError_t bpdq_cuda_planes_levels(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const bpdq_cuda_bytes *input,
                                     void *scratch, const bpdq_cuda_output *output) {
   levels_shape s = choose_shape(queue, planes, output->max_rows);
   levels_arguments arguments = {};
   arguments.planes = *planes;
-  arguments.bytes = (const uint4 *)bytes;
-  arguments.scales = (const float2 *)scales;
+  arguments.input = *input;
+  arguments.inverse_width = 1.0f / (float)planes->columns;
   arguments.row_tiles = (int)((planes->rows + 15) / 16);
   arguments.group_shift = planes->group == 32 ? 0 : planes->group == 64 ? 1 : planes->group == 128 ? 2 : planes->group == 256 ? 3 : -1;
   arguments.arrivals = (int32_t *)scratch;

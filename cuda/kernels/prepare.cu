@@ -67,16 +67,6 @@ __device__ static float transformed(const bpdq_cuda_prepare &p, const float *x, 
   return x[column];
 }
 
-/* Its dependents start when it has ended: they read the scalars before they wait. */
-__global__ void __launch_bounds__(THREADS) copy_scalars_kernel(const int32_t *host, int32_t *device, int64_t count) {
-  for (int64_t i = threadIdx.x; i < count; i += THREADS) device[i] = host[i];
-}
-
-cudaError_t bpdq_cuda_copy_scalars(const bpdq_cuda_queue *queue, const int32_t *host, int32_t *device, int64_t count) {
-  void *arguments[] = {&host, &device, &count};
-  return launch_as(queue, false, (const void *)copy_scalars_kernel, 1, THREADS, 0, arguments);
-}
-
 __global__ void __launch_bounds__(THREADS) prepare_f32_kernel(bpdq_cuda_prepare p, float *output, int64_t stride) {
   let_dependents_launch();
   wait_for_predecessors();
@@ -184,39 +174,90 @@ __device__ __forceinline__ static float transform_eight(const bpdq_cuda_prepare 
   return squares;
 }
 
-/* A block per column tile: one warp, or, where attention's sums are to be merged, a thread for each column before it. */
+/* The same of attention's result where it is one sum: there is nothing to merge. */
+__device__ __forceinline__ static void normalize_eight(const bpdq_cuda_prepare &p, int row, int column, float values[EIGHT]) {
+  const bpdq_cuda_attention_sums &a = p.attention;
+  int head = min(column, (int)p.width - EIGHT) / a.head_dim, first = head * a.head_dim; /* heads are whole eights of columns */
+  int64_t sum = ((int64_t)row * a.heads + head) * a.splits;
+  load_eight(a.sums + sum * a.width, column - first, a.head_dim, true, values);
+  float inverse = approximate_inverse(__ldcg(a.statistics + sum).y);
+#pragma unroll
+  for (int i = 0; i < EIGHT; i++) values[i] *= inverse;
+  if (column >= p.width) return;
+  float4 *output = (float4 *)(p.input + row * p.width + column);
+  output[0] = make_float4(values[0], values[1], values[2], values[3]);
+  output[1] = make_float4(values[4], values[5], values[6], values[7]);
+}
+
+/* A block has a column tile: one warp, or, where attention's sums are to be merged, a thread for each column first. Waits for the
+ * predecessors and leaves the first warp's lanes with their eight columns, transformed but for a norm's factor, and the sum of their
+ * squares; false in the threads that are not needed any more. */
+template <bool MERGES>
+__device__ __forceinline__ static bool transform_tile(const bpdq_cuda_prepare &p, int row, float values[EIGHT], float *squares) {
+  int lane = threadIdx.x & 31;
+  int64_t column = (int64_t)blockIdx.x * 256 + lane_column(lane);
+  if (!MERGES) {
+    bool aligned = p.width % EIGHT == 0 && ((uintptr_t)p.input | (uintptr_t)p.norm) % 16 == 0;
+    float norm[EIGHT];
+    if (p.kind == KIND_RMS_NORM) load_eight(p.norm, column, p.width, aligned, norm);
+    wait_for_predecessors();
+    *squares = transform_eight(p, input_row(p, row), column, aligned, norm, values);
+    return true;
+  }
+  __shared__ float columns[THREADS];
+  split_positions positions = split_of(p.attention, row);
+  if (positions.splits == 1 && threadIdx.x >= 32) return false;
+  wait_for_predecessors();
+  if (positions.splits == 1) {
+    normalize_eight(p, row, (int)column, values);
+    return true;
+  }
+  columns[threadIdx.x] = merge_column(p, positions, row, blockIdx.x * 256 + (int)threadIdx.x);
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < EIGHT; i++) values[i] = columns[lane_column(lane) + i];
+  return threadIdx.x < 32;
+}
+
+__device__ __forceinline__ static void put_squares(const bpdq_cuda_prepare &p, float sum, float *squares) {
+  if (p.kind != KIND_RMS_NORM) return;
+  sum = warp_sum(sum);
+  if ((threadIdx.x & 31) == 0) *squares = sum;
+}
+
 template <int SLICES, int GROUP, bool MERGES>
 __global__ void __launch_bounds__(MERGES ? THREADS : 32)
     prepare_bits_kernel(bpdq_cuda_prepare p, uint2 *bits, float2 *scales, float *squares) {
   let_dependents_launch();
   int row = blockIdx.y, lane = threadIdx.x & 31;
   if (row >= row_count(p.run, p.last)) return;
-  int64_t tile = (int64_t)row * gridDim.x + blockIdx.x, column = (int64_t)blockIdx.x * 256 + lane_column(lane);
+  int64_t tile = (int64_t)row * gridDim.x + blockIdx.x;
   float values[EIGHT], sum = 0;
-  if (MERGES) {
-    __shared__ float columns[THREADS];
-    split_positions positions = split_of(p.attention, row);
-    wait_for_predecessors();
-    columns[threadIdx.x] = merge_column(p, positions, row, blockIdx.x * 256 + (int)threadIdx.x);
-    __syncthreads();
-    if (threadIdx.x >= 32) return;
-#pragma unroll
-    for (int i = 0; i < EIGHT; i++) values[i] = columns[lane_column(lane) + i];
-  } else {
-    bool aligned = p.width % EIGHT == 0 && ((uintptr_t)p.input | (uintptr_t)p.norm) % 16 == 0;
-    float norm[EIGHT];
-    if (p.kind == KIND_RMS_NORM) load_eight(p.norm, column, p.width, aligned, norm);
-    wait_for_predecessors();
-    sum = transform_eight(p, input_row(p, row), column, aligned, norm, values);
-  }
+  if (!transform_tile<MERGES>(p, row, values, &sum)) return;
   uint2 operand[SLICES];
   float2 scale = quantize_tile<GROUP, SLICES>(values, lane, operand);
 #pragma unroll
   for (int s = 0; s < SLICES; s++) bits[(tile * SLICES + s) * 32 + lane] = operand[s];
   if (leads_group<GROUP>(lane)) scales[tile * (256 / GROUP) + lane_group<GROUP>(lane)] = scale;
-  if (p.kind != KIND_RMS_NORM) return;
-  sum = warp_sum(sum);
-  if (lane == 0) squares[tile] = sum;
+  put_squares(p, sum, squares + tile);
+}
+
+template <bool MERGES>
+__global__ void __launch_bounds__(MERGES ? THREADS : 32)
+    prepare_byte_tiles_kernel(bpdq_cuda_prepare p, char *bytes, float *scales, float *squares) {
+  let_dependents_launch();
+  int row = blockIdx.y, lane = threadIdx.x & 31;
+  if (row >= row_count(p.run, p.last)) return;
+  float values[EIGHT], sum = 0;
+  if (!transform_tile<MERGES>(p, row, values, &sum)) return;
+  uint32_t low, high;
+  float scale = quantize_bytes(values, &low, &high);
+  int64_t tile = (int64_t)(row >> 3) * gridDim.x + blockIdx.x;
+  char *to = bytes + tile * 2048 + bpdq_cuda_byte_index(row & 7, lane_column(lane)); /* columns 4 apart are neighbours there */
+#pragma unroll
+  for (int u = 0; u < 4; u++) *(uint16_t *)(to + bpdq_cuda_byte_index(0, u)) = (uint16_t)__byte_perm(low, high, u | (u + 4) << 4);
+  if ((lane & 15) == 0) scales[(tile * 2 + (lane >> 4)) * 8 + (row & 7)] = scale;
+  put_squares(p, sum, squares + (int64_t)row * gridDim.x + blockIdx.x);
 }
 
 __global__ void __launch_bounds__(THREADS) prepare_bytes_kernel(bpdq_cuda_prepare p, int8_t *bytes, float *scales) {
@@ -230,16 +271,6 @@ __global__ void __launch_bounds__(THREADS) prepare_bytes_kernel(bpdq_cuda_prepar
   bytes[tile_index * 512 + threadIdx.x] = (int8_t)high;
   bytes[tile_index * 512 + 256 + threadIdx.x] = (int8_t)(code - high * 256);
   if (threadIdx.x == 0) scales[tile_index] = c.largest / 32639.0f * c.factor;
-}
-
-__global__ void __launch_bounds__(THREADS) prepare_byte_tiles_kernel(bpdq_cuda_prepare p, int8_t *bytes, float *scales) {
-  let_dependents_launch();
-  int row = blockIdx.y;
-  if (row >= row_count(p.run, p.last)) return;
-  tile_column c = load_column<128>(p, row);
-  int64_t tile = (int64_t)(row >> 3) * gridDim.x + blockIdx.x;
-  bytes[tile * 2048 + bpdq_cuda_byte_index(row & 7, threadIdx.x)] = (int8_t)to_integer(c, 127);
-  if ((threadIdx.x & 127) == 0) scales[(tile * 2 + (threadIdx.x >> 7)) * 8 + (row & 7)] = c.largest / 127.0f * c.factor;
 }
 
 /* The power of two below which the halves stay, far from both ends of f16, and the exponent that takes `largest` there. */
@@ -354,10 +385,11 @@ cudaError_t bpdq_cuda_prepare_bytes(const bpdq_cuda_queue *queue, const bpdq_cud
 }
 
 cudaError_t bpdq_cuda_prepare_byte_tiles(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *bytes,
-                                         float *scales) {
-  void *arguments[] = {(void *)prepare, &bytes, &scales};
-  return launch(queue, (const void *)prepare_byte_tiles_kernel, dim3((unsigned)column_tiles, (unsigned)prepare->max_rows), THREADS, 0,
-                arguments);
+                                         float *scales, float *squares) {
+  bool merges = prepare->kind == KIND_MERGE;
+  const void *kernel = merges ? (const void *)prepare_byte_tiles_kernel<true> : (const void *)prepare_byte_tiles_kernel<false>;
+  void *arguments[] = {(void *)prepare, &bytes, &scales, &squares};
+  return launch(queue, kernel, dim3((unsigned)column_tiles, (unsigned)prepare->max_rows), merges ? THREADS : 32, 0, arguments);
 }
 
 cudaError_t bpdq_cuda_prepare_half_tiles(const bpdq_cuda_queue *queue, const bpdq_cuda_prepare *prepare, int64_t column_tiles, void *halves,

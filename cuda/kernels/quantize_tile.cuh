@@ -1,5 +1,5 @@
-/* One warp makes the integers of 256 columns of an input, as the operand of the 1-bit tensor cores: transform, largest magnitude of each
- * group, rounding, and an 8 x 8 transposition of bits and lanes.
+/* One warp makes the integers of 256 columns of an input: largest magnitude of each group, rounding, and, for the operand of the 1-bit
+ * tensor cores, an 8 x 8 transposition of bits and lanes.
  *
  * A lane n * 4 + q has eight neighbouring columns: 32 q + 8 (n & 3) of the lower or upper 128. Their bytes are an 8 x 8 matrix of bits;
  * once it is transposed, byte p holds bit p of the eight columns. The eight lanes of a q then exchange bytes so that lane n gets bit n of
@@ -80,30 +80,52 @@ __device__ __forceinline__ static bool leads_group(int lane) {
   return (lane & (GROUP == 256 ? 31 : GROUP == 128 ? 15 : 13)) == 0;
 }
 
+/* Integers of magnitude up to LIMIT from a lane's values, in the low bits of `codes`; *largest, of the lane's group, is theirs at LIMIT. */
+#define CODE_BASE_BITS 0x4b400000u /* 1.5 * 2^23: a sum with it holds a rounded integer in its low bits */
+template <int GROUP, int LIMIT>
+__device__ __forceinline__ static void round_values(const float values[EIGHT], uint32_t codes[EIGHT], float *largest) {
+  float most = fabsf(values[0]);
+#pragma unroll
+  for (int i = 1; i < EIGHT; i++) most = fmaxf(most, fabsf(values[i]));
+  most = group_max<GROUP>(most);
+  float inverse = approximate_inverse(most) * (float)LIMIT;
+  if (most < 1e-30f) inverse = 0, most = 0;
+  if (most > 8e37f) most = INFINITY; /* its inverse was flushed to zero: let nobody take that for a result */
+#pragma unroll
+  for (int i = 0; i < EIGHT; i++) codes[i] = __float_as_uint(fmaf(values[i], inverse, __uint_as_float(CODE_BASE_BITS)));
+  *largest = most;
+}
+
+/* Bytes number `byte` of the lane's codes, the first column's lowest. */
+__device__ __forceinline__ static void gather_bytes(const uint32_t codes[EIGHT], int byte, uint32_t *low, uint32_t *high) {
+  uint32_t pair = byte == 0 ? 0x0040 : 0x0051;
+  *low = __byte_perm(__byte_perm(codes[0], codes[1], pair), __byte_perm(codes[2], codes[3], pair), 0x5410);
+  *high = __byte_perm(__byte_perm(codes[4], codes[5], pair), __byte_perm(codes[6], codes[7], pair), 0x5410);
+}
+
+/* The lane's eight integers of 8 bits, and the scale of its 128 columns. */
+__device__ __forceinline__ static float quantize_bytes(const float values[EIGHT], uint32_t *low, uint32_t *high) {
+  uint32_t codes[EIGHT];
+  float largest;
+  round_values<128, 127>(values, codes, &largest);
+  gather_bytes(codes, 0, low, high);
+  return largest * (1.0f / 127);
+}
+
 /* The lane's share of the operand in bits[slice]; returns (scale, scale * sum of the integers) of its group. */
 template <int GROUP, int SLICES>
 __device__ __forceinline__ static float2 quantize_tile(const float values[EIGHT], int lane, uint2 bits[SLICES]) {
-  constexpr float LIMIT = SLICES == 1 ? 127.0f : 32767.0f, BASE = 12582912.0f; /* 1.5 * 2^23: a sum with it holds a rounded integer */
-  constexpr uint32_t BASE_BITS = 0x4b400000u;
-  float largest = fabsf(values[0]);
-#pragma unroll
-  for (int i = 1; i < EIGHT; i++) largest = fmaxf(largest, fabsf(values[i]));
-  largest = group_max<GROUP>(largest);
-  float inverse = approximate_inverse(largest) * LIMIT;
-  if (largest < 1e-30f) inverse = 0, largest = 0;
-  if (largest > 8e37f) largest = INFINITY; /* its inverse was flushed to zero: let nobody take that for a result */
+  constexpr int LIMIT = SLICES == 1 ? 127 : 32767;
   uint32_t codes[EIGHT], sum = 0;
+  float largest;
+  round_values<GROUP, LIMIT>(values, codes, &largest);
 #pragma unroll
-  for (int i = 0; i < EIGHT; i++) {
-    codes[i] = __float_as_uint(fmaf(values[i], inverse, BASE));
-    sum += codes[i];
-  }
-  int total = group_add<GROUP>((int)(sum - EIGHT * BASE_BITS));
+  for (int i = 0; i < EIGHT; i++) sum += codes[i];
+  int total = group_add<GROUP>((int)(sum - EIGHT * CODE_BASE_BITS));
 #pragma unroll
   for (int s = 0; s < SLICES; s++) {
-    uint32_t pair = s == 0 ? 0x0040 : 0x0051; /* byte s of two codes */
-    uint32_t x = __byte_perm(__byte_perm(codes[0], codes[1], pair), __byte_perm(codes[2], codes[3], pair), 0x5410);
-    uint32_t y = __byte_perm(__byte_perm(codes[4], codes[5], pair), __byte_perm(codes[6], codes[7], pair), 0x5410);
+    uint32_t x, y;
+    gather_bytes(codes, s, &x, &y);
     transpose_bits(x, y);
     exchange_bytes(x, y, lane);
     bits[s] = make_uint2(x, y);

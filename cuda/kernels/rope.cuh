@@ -4,15 +4,38 @@
 
 #include "kernels/device.cuh"
 
+#include <type_traits>
+
 typedef struct rope_arguments {
   bpdq_cuda_heads heads;
   bpdq_cuda_rope rope;
   bpdq_cuda_cache cache;
 } rope_arguments;
 
-__device__ static __half saturated_half(float value) { return __float2half(fminf(fmaxf(value, -65504.0f), 65504.0f)); }
+/* A row of the caches, as one warp writes it. */
+template <bool Q8>
+struct cache_row_writer {
+  typedef typename std::conditional<Q8, int8_t, __half>::type element;
+  element *first; /* of dim 0 */
+  float *scale;
+  int step; /* elements from one dim to the next */
 
-__device__ static int8_t rounded_int8(float value) { return (int8_t)max(-127, min(127, __float2int_rn(value))); }
+  __device__ __forceinline__ cache_row_writer(const rope_arguments &a, bool key, int head, int64_t row) {
+    const bpdq_cuda_cache &c = a.cache;
+    first = (element *)(key ? c.keys : c.values) +
+            (key ? bpdq_cuda_key_index(head, row, c.rows, c.width) : bpdq_cuda_value_index(head, row, 0, c.rows, c.width));
+    scale = (key ? c.key_scales : c.value_scales) + head * c.rows + row;
+    step = key ? 1 : 32;
+  }
+  __device__ __forceinline__ static element round(float value, float inverse) {
+    if constexpr (Q8)
+      return (int8_t)max(-127, min(127, __float2int_rn(value * inverse)));
+    else
+      return __float2half(fminf(fmaxf(value, -65504.0f), 65504.0f));
+  }
+  __device__ __forceinline__ void put(int dim, element rounded) const { first[dim * step] = rounded; }
+  __device__ __forceinline__ void put_scale(float value) const { *scale = value; }
+};
 
 /* What rotations of this position read besides the heads, brought into the L2 cache by the block's threads. */
 __device__ __forceinline__ static void prefetch_rotation(const rope_arguments &a, int position) {
@@ -67,48 +90,27 @@ struct head_vector {
     }
   }
 
-  __device__ __forceinline__ void put(float *target, int half) const {
+  /* action(dim, value) for each dim of the lane. */
+  template <typename Action>
+  __device__ __forceinline__ void for_each(int half, Action action) const {
 #pragma unroll
     for (int i = 0; i < PAIRS; i++) {
       int d = (threadIdx.x & 31) + 32 * i;
-      if (d < half) target[d] = low[i], target[half + d] = high[i];
+      if (d < half) {
+        action(d, low[i]);
+        action(half + d, high[i]);
+      }
     }
   }
 
-  /* The scale of an 8-bit cache for this vector, and 1 / scale or 0. */
-  __device__ __forceinline__ void byte_scale(float *scale, float *inverse) const {
+  /* The scale of an 8-bit cache for this vector; *inverse is 1 / scale or 0. */
+  __device__ __forceinline__ float byte_scale(float *inverse) const {
     float largest = 0;
 #pragma unroll
     for (int i = 0; i < PAIRS; i++) largest = fmaxf(largest, fmaxf(fabsf(low[i]), fabsf(high[i])));
     largest = warp_max(largest);
-    *scale = largest / 127.0f;
     *inverse = largest > 0 ? 127.0f / largest : 0;
-  }
-
-  /* To the cache of keys or values, at cache row `row` of kv head `head`. */
-  __device__ __forceinline__ void store(const rope_arguments &a, bool key, int head, int64_t row) const {
-    int lane = threadIdx.x & 31, half = a.heads.head_dim / 2;
-    const bpdq_cuda_cache &c = a.cache;
-    float scale, inverse = 1;
-    if (c.type == BPDQ_CUDA_Q8) {
-      byte_scale(&scale, &inverse);
-      if (lane == 0) (key ? c.key_scales : c.value_scales)[head * c.rows + row] = scale;
-    }
-    int64_t index = key ? bpdq_cuda_key_index(head, row, c.rows, c.width) : bpdq_cuda_value_index(head, row, 0, c.rows, c.width);
-    int step = key ? 1 : 32; /* from one dim to the next */
-#pragma unroll
-    for (int i = 0; i < PAIRS; i++)
-#pragma unroll
-      for (int upper = 0; upper < 2; upper++) {
-        int d = lane + 32 * i;
-        if (d >= half) continue;
-        float value = upper ? high[i] : low[i];
-        int64_t at = index + (d + upper * half) * step;
-        if (c.type == BPDQ_CUDA_Q8)
-          ((int8_t *)(key ? c.keys : c.values))[at] = rounded_int8(value * inverse);
-        else
-          ((__half *)(key ? c.keys : c.values))[at] = saturated_half(value);
-      }
+    return largest / 127.0f;
   }
 };
 

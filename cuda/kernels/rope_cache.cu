@@ -3,6 +3,14 @@
 
 #define WARPS 4
 
+template <bool Q8>
+__device__ static void store_head(const rope_arguments &a, const head_vector<4> &vector, bool key, int head, int64_t row) {
+  cache_row_writer<Q8> writer(a, key, head, row);
+  float inverse = 0, scale = Q8 ? vector.byte_scale(&inverse) : 0;
+  if (Q8 && (threadIdx.x & 31) == 0) writer.put_scale(scale);
+  vector.for_each(a.heads.head_dim / 2, [&](int dim, float value) { writer.put(dim, cache_row_writer<Q8>::round(value, inverse)); });
+}
+
 __global__ void __launch_bounds__(WARPS * 32) rope_cache_kernel(rope_arguments a) {
   const bpdq_cuda_heads &h = a.heads;
   int token = blockIdx.y, unit = blockIdx.x * WARPS + (threadIdx.x >> 5);
@@ -14,10 +22,15 @@ __global__ void __launch_bounds__(WARPS * 32) rope_cache_kernel(rope_arguments a
   head_vector<4> vector; /* head_dim <= 256 */
   vector.load(a, token, unit, position);
   if (unit < h.heads + h.kv_heads) vector.rotate(a, unit >= h.heads);
-  if (unit < h.heads)
-    vector.put(a.rope.qkv + ((int64_t)token * (h.heads + 2 * h.kv_heads) + unit) * h.head_dim, h.head_dim / 2);
-  else
-    vector.store(a, unit < h.heads + h.kv_heads, (unit - h.heads) % h.kv_heads, row);
+  bool key = unit < h.heads + h.kv_heads;
+  if (unit < h.heads) {
+    float *target = a.rope.qkv + ((int64_t)token * (h.heads + 2 * h.kv_heads) + unit) * h.head_dim;
+    vector.for_each(h.head_dim / 2, [&](int dim, float value) { target[dim] = value; });
+  } else if (a.cache.type == BPDQ_CUDA_Q8) {
+    store_head<true>(a, vector, key, (unit - h.heads) % h.kv_heads, row);
+  } else {
+    store_head<false>(a, vector, key, (unit - h.heads) % h.kv_heads, row);
+  }
 }
 
 cudaError_t bpdq_cuda_rope_cache(const bpdq_cuda_queue *queue, const bpdq_cuda_heads *heads, const bpdq_cuda_rope *rope,
