@@ -14,12 +14,6 @@ typedef struct q8_arguments {
   bpdq_cuda_output output;
 } q8_arguments;
 
-__device__ __forceinline__ static void mma_s8(int d[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
-      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 /* A lane's share of 16 rows x 256 columns: of rows r and r + 8, columns 64 s + 16 q .. + 15. */
 struct q8_tile {
   uint4 weights[4][2];
@@ -46,10 +40,11 @@ __device__ static void multiply_tile(const q8_arguments &a, const q8_tile &tile,
   for (int s = 0; s < 4; s++) {
     const uint4 &w = tile.weights[s][0], &v = tile.weights[s][1];
     uint4 h = x[s * 4], l = x[16 + s * 4];
-    mma_s8(high, w.x, v.x, w.y, v.y, h.x, h.y);
-    mma_s8(low, w.x, v.x, w.y, v.y, l.x, l.y);
-    mma_s8(high, w.z, v.z, w.w, v.w, h.z, h.w);
-    mma_s8(low, w.z, v.z, w.w, v.w, l.z, l.w);
+    uint32_t first[4] = {w.x, v.x, w.y, v.y}, second[4] = {w.z, v.z, w.w, v.w};
+    mma_s8(high, first, h.x, h.y);
+    mma_s8(low, first, l.x, l.y);
+    mma_s8(high, second, h.z, h.w);
+    mma_s8(low, second, l.z, l.w);
   }
 #pragma unroll
   for (int odd = 0; odd < 2; odd++) {

@@ -29,22 +29,8 @@ typedef struct levels_arguments {
   bpdq_cuda_output output;
 } levels_arguments;
 
-/* c + a . b */
-__device__ __forceinline__ static void mma_s8(int d[4], const uint32_t a[4], uint32_t b0, uint32_t b1, const int c[4]) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%10,%11,%12,%13};"
-      : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
-}
-
 /* 1.5 * 2^23: a sum with it holds a rounded integer in its low bits. */
 #define SUM_BASE 12582912.0f
-
-/* Bits of `a` where `mask` has ones, else of `b`; the compiler would take the expression apart and spend more on it. */
-__device__ __forceinline__ static uint32_t choose_bits(uint32_t a, uint32_t b, uint32_t mask) {
-  uint32_t result;
-  asm("lop3.b32 %0, %1, %2, %3, 0xE4;" : "=r"(result) : "r"(a), "r"(b), "r"(mask));
-  return result;
-}
 
 /* selectors[u], nibble i: the level of column 4 i + u of the word. */
 template <int PLANES>
@@ -73,12 +59,8 @@ __device__ __forceinline__ static void make_selectors(const uint32_t words[PLANE
 struct level_table {
   uint32_t low, high; /* high: levels 4 .. 7 of three planes */
 
-  /* Of the selector's lower four nibbles. In assembly, because the compiler would mask each half of a word of selectors on its own. */
-  __device__ __forceinline__ uint32_t look_up(uint32_t selector) const {
-    uint32_t result;
-    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(low), "r"(high), "r"(selector));
-    return result;
-  }
+  /* Of the selector's lower four nibbles. */
+  __device__ __forceinline__ uint32_t look_up(uint32_t selector) const { return permute_bytes(low, high, selector); }
 };
 
 /* Levels of one group from its coefficients; returns the largest magnitude. */
@@ -216,7 +198,7 @@ __device__ __forceinline__ static void multiply_tile(const level_tile<PLANES, WI
 #pragma unroll
       for (int e = 0; e < EIGHTS; e++) {
         uint4 b = x.bytes[e][half * 2 + (u >> 1)];
-        mma_s8(part[e], w, u & 1 ? b.z : b.x, u & 1 ? b.w : b.y, part[e]);
+        mma_s8(part[e], w, u & 1 ? b.z : b.x, u & 1 ? b.w : b.y);
       }
     }
 #pragma unroll
@@ -396,7 +378,6 @@ static levels_shape choose_shape(const bpdq_cuda_queue *queue, const bpdq_cuda_p
       double load = (double)resident * ((row_tiles + blocks - 1) / blocks) * columns / splits;
       if (resident * warps < 14) load *= 14.0 / (resident * warps);
       double cost = load + (splits > 1 ? 8 + 0.5 * splits * row_tiles / all : 0);
-      if (splits > 1 && tiles == 2) cost *= 0.85; /* two tiles of a warp share what rows that are shared cost */
       if (best.blocks && cost >= best_cost) continue;
       best_cost = cost;
       best = (levels_shape){best.eights, tiles, warps, splits, blocks};
