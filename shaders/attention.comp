@@ -2,10 +2,15 @@
 // Flash-style attention of one row: a work group takes the query heads that share a kv head (up to HEADS of them) over one part of the
 // context, 64 positions at a time, with a running maximum and sum. With SPLIT the last work group of a row and its heads to finish merges
 // the parts; how long they are follows from the row's position, and work groups past its end have nothing to do. With ROPE (one row per
-// run, no norms) it also does what rope_cache.comp does. The KV caches are laid out as in rope_cache.comp.
+// run, no norms) it also does what rope_cache.comp does, but for the rotated queries, which stay here. The KV caches are laid out as in
+// rope_cache.comp. With BYTES (one row per run) it also prepares its results as the input of the product behind it (prepared.glsl).
 // Keys and values of 64 positions are requested together, before the row itself is read: memory is waited for once.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
+#ifdef SUBGROUP // of at least 8
+#extension GL_KHR_shader_subgroup_shuffle : require
+#define UNROLLED
+#endif
 #ifdef UNROLLED
 #define UNROLL [[unroll]]
 #else
@@ -18,15 +23,15 @@ layout(constant_id = 2) const uint HEADS = 4;       // query heads per work grou
 layout(constant_id = 3) const uint QUANTIZED = 0;
 layout(constant_id = 4) const uint SPLIT = 0;       // parts of the context at most, 0: one
 layout(constant_id = 5) const uint MERGE_HEADS = 1; // heads whose results are added up at once; bounds shared memory
+layout(constant_id = 6) const uint BYTES = 0;       // of the next product's integers, 0: it is not prepared; else HEAD_DIM % 32 == 0
 #include "run.glsl"
 layout(set = 0, binding = 2) writeonly buffer Output { float y[]; };
+layout(set = 0, binding = 1) readonly buffer Qkv { float qkv[]; };
 #ifdef ROPE
 #define CACHE buffer
-layout(set = 0, binding = 1) buffer Qkv { float qkv[]; };
 layout(set = 0, binding = 6) readonly buffer RopeTable { float rope_table[]; };
 #else
 #define CACHE readonly buffer
-layout(set = 0, binding = 1) readonly buffer Qkv { float qkv[]; };
 #endif
 layout(set = 0, binding = 3) CACHE KeyCache { uint key_cache[]; };
 layout(set = 0, binding = 3) CACHE KeyCache2 { uvec2 key_cache2[]; };
@@ -37,10 +42,12 @@ layout(set = 0, binding = 4) CACHE ValueCache2 { uvec2 value_cache2[]; };
 // finished, [rows][work groups per part].
 layout(set = 0, binding = 5) coherent buffer Partial { vec4 partial[]; };
 layout(set = 0, binding = 7) coherent buffer Finished { uint finished[]; };
+layout(set = 0, binding = 8) writeonly buffer Next { uint next[]; };
 layout(push_constant) uniform Push {
   uint heads, kv_heads, qkv_stride, y_stride, context, max_tokens;
   uint scales_offset; // words before the scales of a q8 cache
   float scale;
+  uint next_blocks; // of the next product's input
 } push;
 const uint POSITIONS = 64;
 const uint KEY_PARTS = THREADS / POSITIONS; // threads per key, each with a share of the head's units
@@ -52,12 +59,19 @@ const uint ALL_STEPS = (POSITIONS + VALUE_PARTS - 1) / VALUE_PARTS;
 const uint VALUE_STEPS = ALL_STEPS < 8 ? ALL_STEPS : 8; // requested together
 const uint WORDS = QUANTIZED != 0 ? HEAD_DIM / 4 : HEAD_DIM / 2;
 const uint PAIRS = HEAD_DIM / 2;
-shared vec4 queries[HEADS * QUADS];
+shared vec4 queries[HEADS * QUADS]; // BYTES: at the end the results
 shared float scores[KEY_PARTS * HEADS * POSITIONS];
 shared float lanes[HEADS * 16];
 shared float head_scale[HEADS], head_sum[HEADS], head_maximum[HEADS];
 shared vec4 merged[MERGE_HEADS * THREADS];
 shared bool is_last;
+const float RANGE = BYTES == 2 ? 32512.0 : 127.0; // 127 * 256: the high byte stays in -127..127
+#ifndef SUBGROUP
+shared float reduction[BYTES != 0 ? THREADS : 1];
+#endif
+#include "integers.glsl"
+#include "prepared.glsl"
+#include "put_prepared.glsl"
 uint thread = gl_LocalInvocationIndex;
 uint token = gl_WorkGroupID.y, part = gl_WorkGroupID.z;
 uint kv_head, first_head, live; // query heads first_head .. first_head + live - 1
@@ -137,11 +151,6 @@ void prepare(bool owner, bool writer) {
   }
 }
 
-// The rotated queries take their place once no work group needs the plain ones any more.
-void put_queries() {
-  for (uint i = thread; i < live * HEAD_DIM; i += THREADS) qkv[first_head * HEAD_DIM + i] = queries[i / 4][i % 4];
-}
-
 bool is_own(uint position) { return position == own_position; }
 uvec4 own_key_unit(uint unit) {
   if (QUANTIZED != 0) return uvec4(own_key[2 * unit], own_key[2 * unit + 1], 0, 0);
@@ -155,7 +164,6 @@ void prepare(bool owner, bool writer) {
   for (uint i = thread; i < HEADS * HEAD_DIM; i += THREADS)
     queries[i / 4][i % 4] = i < live * HEAD_DIM ? qkv[token * push.qkv_stride + first_head * HEAD_DIM + i] : 0.0;
 }
-void put_queries() {}
 bool is_own(uint position) { return false; }
 uvec4 own_key_unit(uint unit) { return uvec4(0); }
 uvec2 own_value_quad(uint quad) { return uvec2(0); }
@@ -275,6 +283,7 @@ void add_values(uint first, uint local, uint end) {
 void put_result(uint h, uint quad, vec4 value) {
   uint to = token * push.y_stride + (first_head + h) * HEAD_DIM + 4 * quad;
   UNROLL for (uint i = 0; i < 4; i++) y[to + i] = value[i];
+  if (BYTES != 0) queries[h * QUADS + quad] = value;
 }
 
 uint partial_of(uint head, uint split) { return ((token * push.heads + head) * SPLIT + split) * (QUADS + 1); }
@@ -343,6 +352,22 @@ void merge_splits(uint parts) {
   }
 }
 
+// The results of the work group's heads, in `queries`, as integers.
+void prepare_next() {
+  barrier();
+  for (uint first = 0; first < live * QUADS; first += THREADS) {
+    uint item = first + thread;
+    bool wanted = item < live * QUADS;
+    float values[4];
+    UNROLL for (uint j = 0; j < 4; j++) {
+      uint column = column_of(item, j);
+      values[j] = wanted ? queries[column / 4][column % 4] : 0.0;
+    }
+    Integers integers = to_integers(values);
+    if (wanted) put_prepared(0, push.next_blocks, first_head * HEAD_DIM / 32 + item / 8, item % 8, integers, 0.0);
+  }
+}
+
 void main() {
   uint group = push.heads / push.kv_heads, chunks = (group + HEADS - 1) / HEADS, chunk = gl_WorkGroupID.x % chunks;
   kv_head = gl_WorkGroupID.x / chunks;
@@ -353,6 +378,7 @@ void main() {
   uint length = own_position + 1, begin = 0, end = length, parts = 1;
   if (SPLIT != 0) {
     uint step = ((length + SPLIT - 1) / SPLIT + POSITIONS - 1) / POSITIONS * POSITIONS;
+    if (length <= 2 * POSITIONS) step = length; // merging takes longer than a second turn
     parts = (length + step - 1) / step;
     if (part >= parts) return;
     begin = part * step;
@@ -394,5 +420,5 @@ void main() {
     if (!finish_last(parts)) return;
     merge_splits(parts);
   }
-  put_queries();
+  if (BYTES != 0) prepare_next();
 }

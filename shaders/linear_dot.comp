@@ -1,9 +1,9 @@
 #version 460
 // A few tokens times bit-planes by integer dot products: a plane word masked to one bit per byte times 4 packed activations. The masks of
 // w and w >> 4 leave the bits at places 0..3 of their bytes, so that four accumulators need no further shift until a word ends.
-// The input's integers (prepared.glsl) come from the product that made the input or from quantize.comp (BATCH rows share one reading of the
-// weights), or each work group makes them itself, while its first weights are under way. A norm's 1 / rms is left to the end: groups have
-// scales of their own, which take any factor. With NEXT a work group also prepares its results as the input of the product behind it.
+// The input's integers (prepared.glsl) come from the operation that made the input or from quantize.comp. BATCH rows share one reading of
+// the weights. A norm's 1 / rms is left to the end: groups have scales of their own, which take any factor. With NEXT a work group also
+// prepares its results as the input of the product behind it.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_integer_dot_product : require
 #extension GL_EXT_control_flow_attributes : require
@@ -21,19 +21,17 @@ layout(constant_id = 2) const uint PLANES = 2;
 layout(constant_id = 3) const uint GROUP = 64;
 layout(constant_id = 4) const uint NUMBER = 2;
 layout(constant_id = 5) const uint TRANSFORM = 0;
-layout(constant_id = 6) const uint SOURCE = 0;    // where the input's integers are: in memory, copied to shared memory, made from f32
-layout(constant_id = 7) const uint BLOCKS = 1;    // of the matrix, where they are in shared memory
-layout(constant_id = 8) const uint BATCH = 1;     // rows per work group; 1 where they are in shared memory
+layout(constant_id = 6) const uint COPIED = 0;    // the input's integers are copied to shared memory
+layout(constant_id = 7) const uint BLOCKS = 1;    // of the matrix, where they are copied
+layout(constant_id = 8) const uint BATCH = 1;     // rows per work group; 1 where they are copied
 layout(constant_id = 9) const uint AHEAD = 1;     // blocks of a thread under way
 layout(constant_id = 10) const uint NEXT = 0;     // the next product's transform (bpdq_transform_kind), 0: there is none
-const uint IN_MEMORY = 0, COPIED = 1, OWN = 2;    // SOURCE
 const uint NORMED = 1, GATED = 2;                 // NEXT
 #include "run.glsl"
 layout(set = 0, binding = 1) readonly restrict buffer Matrix { uvec4 matrix[]; };
 layout(set = 0, binding = 2) readonly restrict buffer Coefficients { uint coefficients[]; };
-layout(set = 0, binding = 3) readonly buffer Input { float x[]; };        // OWN
-layout(set = 0, binding = 3) readonly buffer Prepared { uvec4 prepared[]; }; // else
-layout(set = 0, binding = 4) readonly restrict buffer Norm { float norm[]; }; // OWN: of this product; else of the next one
+layout(set = 0, binding = 3) readonly buffer Prepared { uvec4 prepared[]; };
+layout(set = 0, binding = 4) readonly restrict buffer Norm { float norm[]; }; // of the next product
 layout(set = 0, binding = 5) readonly restrict buffer Bias { float bias[]; };
 layout(set = 0, binding = 6) restrict buffer Output { float y[]; };
 layout(set = 0, binding = 7) writeonly restrict buffer Next { uint next[]; };
@@ -45,41 +43,28 @@ const uint BYTES = 1;
 const float RANGE = 127.0;
 #endif
 const uint TILES = THREADS / (8 * SLICES);
-const uint ITEM_COUNT = BLOCKS * 32;
 const uint COVERED = TILES * 8; // columns of the next input; NEXT: a multiple of 32
 const uint ROWS = NEXT == GATED ? 2 : 1; // of a thread: a gate and what it multiplies, half the rows further
 shared float reduction[THREADS];
-shared uvec4 own_x[SOURCE != IN_MEMORY ? BLOCKS * (8 * BYTES + 2) : 1]; // as in prepared.glsl, without the squares
+shared uvec4 own_x[COPIED != 0 ? BLOCKS * (8 * BYTES + 2) : 1]; // as in prepared.glsl, without the squares
 shared float outputs[NEXT != 0 ? ROWS * COVERED : 1];
 #include "linear.glsl"
 #include "planes.glsl"
-#include "transform.glsl"
 #include "integers.glsl"
 #include "prepared.glsl"
+#include "put_prepared.glsl"
 const uint RUNS = 4 / RUN_WORDS; // of a block
 
 // ---- the input ----
 
-uint column_of(uint item, uint j) { return item / 8 * 32 + item % 8 + 8 * j; }
-void put_item(uint item, Integers of) {
-  uint word = item / 8, b = item % 8, at = packed_at(BLOCKS, word, b);
-  own_x[at][b % 4] = BYTES == 2 ? of.high : of.low;
-  if (BYTES == 2) own_x[at + 8 * BLOCKS][b % 4] = of.low;
-  if (b != 0) return;
-  at = scales_at(BLOCKS) + word / 2;
-  own_x[at][word % 2 * 2] = floatBitsToUint(of.scale);
-  own_x[at][word % 2 * 2 + 1] = floatBitsToUint(of.sum);
-}
-#include "quantize_row.glsl"
-
 uvec4 activations(uint token, uint index, uint block) {
-  if (SOURCE != IN_MEMORY) return own_x[index * BLOCKS + block];
+  if (COPIED != 0) return own_x[index * BLOCKS + block];
   return prepared[token * prepared_row(push.blocks) + index * push.blocks + block];
 }
 
 // Scales and sums of two words.
 vec4 scales_of(uint token, uint pair) {
-  if (SOURCE != IN_MEMORY) return uintBitsToFloat(own_x[scales_at(BLOCKS) + pair]);
+  if (COPIED != 0) return uintBitsToFloat(own_x[scales_at(BLOCKS) + pair]);
   return uintBitsToFloat(prepared[token * prepared_row(push.blocks) + scales_at(push.blocks) + pair]);
 }
 
@@ -224,14 +209,7 @@ void prepare_next(vec4 weights) {
   if (NEXT == NORMED) squares = cluster_sum(squares);
   word += gl_WorkGroupID.x * COVERED / 32;
   if (thread > item || word >= push.next_blocks * 4) return;
-  uint at = packed_at(push.next_blocks, word, b) * 4 + b % 4;
-  next[at] = BYTES == 2 ? integers.high : integers.low;
-  if (BYTES == 2) next[at + push.next_blocks * 32] = integers.low;
-  if (b != 0) return;
-  uint scale = scales_at(push.next_blocks) * 4 + word * 2;
-  next[scale] = floatBitsToUint(integers.scale);
-  next[scale + 1] = floatBitsToUint(integers.sum);
-  next[squares_at(push.next_blocks) * 4 + word] = floatBitsToUint(squares);
+  put_prepared(0, push.next_blocks, word, b, integers, squares);
 }
 
 void place_tiles() {
@@ -259,14 +237,12 @@ void main() {
     }
   vec4 next_norm = vec4(0);
   if (NEXT == NORMED) next_norm = fetch_next_norm();
-  if (SOURCE == OWN) quantize_row(input_row(first) * push.x_stride, push.columns, push.epsilon);
-  if (SOURCE == COPIED) {
+  if (COPIED != 0) {
     for (uint i = thread; i < BLOCKS * (8 * BYTES + 2); i += THREADS) own_x[i] = prepared[i];
     barrier();
   }
   float factors[BATCH];
-  UNROLL for (uint t = 0; t < BATCH; t++)
-    factors[t] = SOURCE != OWN && TRANSFORM == NORMED ? prepared_factor(min(first + t, count - 1)) : row_factor;
+  UNROLL for (uint t = 0; t < BATCH; t++) factors[t] = TRANSFORM == NORMED ? prepared_factor(min(first + t, count - 1)) : 1.0;
   for (uint step = slice; step < push.blocks; step += SLICES * AHEAD)
     UNROLL for (uint i = 0; i < AHEAD; i++) {
       uint block = step + i * SLICES;

@@ -9,3 +9,5 @@ uint prepared_row(uint blocks) { return blocks * (8 * BYTES + 3); } // uvec4
 uint packed_at(uint blocks, uint word, uint b) { return (2 * (word % 4) + b / 4) * blocks + word / 4; }
 uint scales_at(uint blocks) { return blocks * 8 * BYTES; }          // uvec4
 uint squares_at(uint blocks) { return blocks * (8 * BYTES + 2); }   // uvec4
+// Column of value j of an item, which is byte item % 8 of word item / 8.
+uint column_of(uint item, uint j) { return item / 8 * 32 + item % 8 + 8 * j; }

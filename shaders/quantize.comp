@@ -9,7 +9,7 @@ layout(constant_id = 2) const uint BYTES = 1;
 #include "run.glsl"
 layout(set = 0, binding = 1) readonly buffer Input { float x[]; };
 layout(set = 0, binding = 2) readonly buffer Norm { float norm[]; };
-layout(set = 0, binding = 3) writeonly buffer Prepared { uint prepared[]; };
+layout(set = 0, binding = 3) writeonly buffer Next { uint next[]; };
 layout(push_constant) uniform Push {
   uint columns, blocks, x_stride;
   uint last; // 1: only the run's last row
@@ -19,25 +19,19 @@ shared float reduction[THREADS];
 #include "transform.glsl"
 #include "integers.glsl"
 #include "prepared.glsl"
+#include "put_prepared.glsl"
 
 void main() {
   uint item = gl_WorkGroupID.x * THREADS + gl_LocalInvocationIndex, word = item / 8, b = item % 8, token = gl_WorkGroupID.y;
   uint base = (push.last != 0 ? run.tokens - 1 : token) * push.x_stride;
   float values[4], squares = 0.0;
   for (uint j = 0; j < 4; j++) {
-    uint column = word * 32 + b + 8 * j;
+    uint column = column_of(item, j);
     values[j] = transformed(base, push.columns, column); // row_factor is still 1
     if (TRANSFORM == 1 && column < push.columns) squares += x[base + column] * x[base + column];
   }
   Integers integers = to_integers(values);
   squares = cluster_sum(squares);
   if (word >= push.blocks * 4) return;
-  uint row = token * prepared_row(push.blocks), at = (row + packed_at(push.blocks, word, b)) * 4 + b % 4;
-  prepared[at] = BYTES == 2 ? integers.high : integers.low;
-  if (BYTES == 2) prepared[at + push.blocks * 32] = integers.low;
-  if (b != 0) return;
-  uint scale = (row + scales_at(push.blocks)) * 4 + word * 2;
-  prepared[scale] = floatBitsToUint(integers.scale);
-  prepared[scale + 1] = floatBitsToUint(integers.sum);
-  prepared[(row + squares_at(push.blocks)) * 4 + word] = floatBitsToUint(squares);
+  put_prepared(token * prepared_row(push.blocks), push.blocks, word, b, integers, squares);
 }

@@ -1,5 +1,6 @@
 /* Decoding on the Vulkan backend: a program of one row fuses rope, cache write and attention and splits the context over work groups. It
- * must agree with attention in double precision at every length around the splits' edges, run after run. */
+ * must agree with attention in double precision at every length around the splits' edges, run after run. With integer activations the
+ * attention also prepares the input of the product behind it, which must agree with the product of what the attention gives. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,37 +12,43 @@
 
 #include <cmocka.h>
 
+#include "model/random.h"
 #include "vulkan.h"
 
-#define HEADS 6
-#define KV_HEADS 2
+#define HEADS 12 /* 3 to a kv head; 3 blocks of 128 columns */
+#define KV_HEADS 4
 #define DIM 32
 #define CONTEXT 1300
 #define WIDTH ((HEADS + 2 * KV_HEADS) * DIM)
 #define PREFILL 260
+#define PROJECTED 40
 
-enum { QKV, OUTPUT, TABLE, KEYS, VALUES, TENSORS };
+enum { QKV, OUTPUT, TABLE, KEYS, VALUES, PROJECTION, TENSORS };
 
 typedef struct decode_test {
   bpdq_backend *backend;
   bpdq_state *state;
   bpdq_executable *prefill, *decode;
+  bpdq_weight *weight; /* [PROJECTED, HEADS * DIM] */
   float table[CONTEXT][DIM];
   float qkv[CONTEXT][WIDTH];
 } decode_test;
 
-static bpdq_executable *compile(decode_test *t, int64_t max_tokens) {
-  bpdq_op ops[2] = {{.kind = BPDQ_OP_ROPE_CACHE, .name = "rope"}, {.kind = BPDQ_OP_ATTENTION, .name = "attention"}};
+static bpdq_executable *compile(decode_test *t, int64_t max_tokens, bpdq_activations activations) {
+  bpdq_op ops[] = {{.kind = BPDQ_OP_ROPE_CACHE, .name = "rope"},
+                   {.kind = BPDQ_OP_ATTENTION, .name = "attention"},
+                   {.kind = BPDQ_OP_LINEAR, .name = "projection"}};
   ops[0].rope_cache = (bpdq_op_rope_cache){QKV, TABLE, KEYS, VALUES, HEADS, KV_HEADS, DIM, CONTEXT, NULL, NULL, 0};
   ops[1].attention = (bpdq_op_attention){QKV, OUTPUT, KEYS, VALUES, HEADS, KV_HEADS, DIM, CONTEXT, 1 / sqrtf(DIM)};
-  bpdq_program program = {ops, 2, max_tokens, BPDQ_ACTIVATIONS_F32};
+  ops[2].linear = (bpdq_op_linear){.input = OUTPUT, .output = PROJECTION, .weight = t->weight};
+  bpdq_program program = {ops, 3, max_tokens, activations};
   bpdq_executable *executable = NULL;
   bpdq_error error = {0};
   check(t->backend->compile(t->backend, t->state, &program, &executable, &error), &error);
   return executable;
 }
 
-static void start(decode_test *t, bpdq_kv_type kv_type) {
+static void start(decode_test *t, bpdq_kv_type kv_type, bpdq_activations activations) {
   bpdq_error error = {0};
   uint32_t seed = 7;
   t->backend = first_vulkan_device();
@@ -53,21 +60,23 @@ static void start(decode_test *t, bpdq_kv_type kv_type) {
     }
   for (int p = 0; p < CONTEXT; p++)
     for (int i = 0; i < WIDTH; i++) t->qkv[p][i] = 2 * uniform(&seed);
-  bpdq_tensor_desc tensors[TENSORS] = {{.kind = BPDQ_TENSOR_F32, .rows = PREFILL, .columns = WIDTH},
-                                       {.kind = BPDQ_TENSOR_F32, .rows = PREFILL, .columns = HEADS * DIM},
-                                       {.kind = BPDQ_TENSOR_F32, .rows = CONTEXT, .columns = DIM},
-                                       {BPDQ_TENSOR_KV, CONTEXT, KV_HEADS * DIM, kv_type, DIM},
-                                       {BPDQ_TENSOR_KV, CONTEXT, KV_HEADS * DIM, kv_type, DIM}};
+  bpdq_tensor_desc tensors[TENSORS] = {
+      {.kind = BPDQ_TENSOR_F32, .rows = PREFILL, .columns = WIDTH}, {.kind = BPDQ_TENSOR_F32, .rows = PREFILL, .columns = HEADS * DIM},
+      {.kind = BPDQ_TENSOR_F32, .rows = CONTEXT, .columns = DIM},   {BPDQ_TENSOR_KV, CONTEXT, KV_HEADS * DIM, kv_type, DIM},
+      {BPDQ_TENSOR_KV, CONTEXT, KV_HEADS * DIM, kv_type, DIM},      {.kind = BPDQ_TENSOR_F32, .rows = PREFILL, .columns = PROJECTED}};
+  check(bpdq_random_matrix(t->backend, "weight", PROJECTED, HEADS * DIM, 2, 64, 9, &t->weight, &error), &error);
+  check(t->backend->weights_flush(t->backend, &error), &error);
   check(t->backend->state_create(t->backend, tensors, TENSORS, &t->state, &error), &error);
   check(t->backend->tensor_write(t->state, TABLE, 0, CONTEXT * DIM, t->table, &error), &error);
-  t->prefill = compile(t, PREFILL);
-  t->decode = compile(t, 1);
+  t->prefill = compile(t, PREFILL, activations);
+  t->decode = compile(t, 1, activations);
 }
 
 static void stop(decode_test *t) {
   t->backend->executable_destroy(t->backend, t->prefill);
   t->backend->executable_destroy(t->backend, t->decode);
   t->backend->state_destroy(t->backend, t->state);
+  t->backend->weight_destroy(t->backend, t->weight);
   t->backend->destroy(t->backend);
 }
 
@@ -120,7 +129,7 @@ static double row_error(const decode_test *t, int position, const float *output)
 static void check_decode(bpdq_kv_type kv_type, double limit) {
   static decode_test t;
   float output[HEADS * DIM], again[HEADS * DIM];
-  start(&t, kv_type);
+  start(&t, kv_type, BPDQ_ACTIVATIONS_F32);
   int filled = 0;
   static const int lengths[] = {0, 1, 62, 63, 64, 65, 127, 128, 500, 511, 512, 513, 1023, 1024, 1025, 1299};
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
@@ -139,6 +148,43 @@ static void check_decode(bpdq_kv_type kv_type, double limit) {
   stop(&t);
 }
 
+/* The projection of the decoded row, after `length` rows before it; q8 caches would differ by the queries' rounding. */
+static void project(bpdq_activations activations, int length, float *projection) {
+  static decode_test t;
+  float output[HEADS * DIM];
+  bpdq_error error = {0};
+  start(&t, BPDQ_KV_F16, activations);
+  run_rows(&t, t.prefill, 0, length, output);
+  run_rows(&t, t.decode, length, 1, output);
+  check(t.backend->tensor_read(t.state, PROJECTION, 0, PROJECTED, projection, &error), &error);
+  stop(&t);
+}
+
+static void expect_projections(int length) {
+  float expected[PROJECTED], narrow[PROJECTED], wide[PROJECTED];
+  project(BPDQ_ACTIVATIONS_F32, length, expected);
+  project(BPDQ_ACTIVATIONS_8, length, narrow);
+  project(BPDQ_ACTIVATIONS_16, length, wide);
+  double wrong_narrow = 0, wrong_wide = 0, right = 0;
+  for (int i = 0; i < PROJECTED; i++) {
+    wrong_narrow += pow((double)narrow[i] - expected[i], 2);
+    wrong_wide += pow((double)wide[i] - expected[i], 2);
+    right += pow(expected[i], 2);
+  }
+  if (!(wrong_narrow < right * 3e-2 * 3e-2)) fail_msg("8 bits: relative error %g", sqrt(wrong_narrow / right));
+  if (!(wrong_wide < right * 1e-3 * 1e-3)) fail_msg("16 bits: relative error %g", sqrt(wrong_wide / right));
+}
+
+/* In one part, and in parts that the last work group to finish merges; by the kernels of CPU devices, then by those of GPUs. */
+static void attention_prepares_the_projection(void **unused) {
+  (void)unused;
+  expect_projections(20);
+  setenv("BPDQ_VULKAN_CPU_AS_GPU", "1", 1);
+  expect_projections(20);
+  expect_projections(PREFILL);
+  unsetenv("BPDQ_VULKAN_CPU_AS_GPU");
+}
+
 static void decodes_with_f16(void **unused) {
   (void)unused;
   check_decode(BPDQ_KV_F16, 3e-3);
@@ -150,6 +196,7 @@ static void decodes_with_q8(void **unused) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(decodes_with_f16), cmocka_unit_test(decodes_with_q8)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(decodes_with_f16), cmocka_unit_test(decodes_with_q8),
+                                     cmocka_unit_test(attention_prepares_the_projection)};
   return cmocka_run_group_tests_name("vulkan decode", tests, NULL, NULL);
 }

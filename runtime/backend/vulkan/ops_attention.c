@@ -86,7 +86,7 @@ typedef struct attention_plan {
 /* Bytes of shared memory that attention.comp declares. */
 static uint32_t shared_bytes(const attention_plan *plan, uint32_t head_dim) {
   uint32_t own = 3 * head_dim + 2; /* ROPE: the row's own key and value */
-  return 4 * (plan->heads * (head_dim + plan->threads + 16 + 3) + own + 1) + 16 * plan->merge * plan->threads;
+  return 4 * (plan->heads * (head_dim + plan->threads + 16 + 3) + own + plan->threads + 1) + 16 * plan->merge * plan->threads;
 }
 
 /* Chunks of heads as even as they come: 12 heads per kv head are 6 + 6. Fewer heads, then fewer threads, where shared memory is short. */
@@ -125,28 +125,47 @@ static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attenti
   return BPDQ_OK;
 }
 
-/* `rope` NULL: the queries are rotated and the caches written already. */
-static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op_attention *op, const vulkan_tensor *rope, bpdq_error *error) {
-  static const char *const names[2][2] = {{"attention", "attention_unrolled"}, {"attention_rope", "attention_rope_unrolled"}};
+static const char *attention_shader(const vulkan_context *context, bool rope) {
+  bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 8;
+  if (context->is_cpu) return rope ? "attention_rope" : "attention";
+  if (subgroup) return rope ? "attention_rope_subgroup" : "attention_subgroup";
+  return rope ? "attention_rope_unrolled" : "attention_unrolled";
+}
+
+/* The product behind the attention, where attention can prepare its input: work groups hold whole words of 32 columns. */
+static const bpdq_op_linear *follower(const vulkan_builder *builder, const bpdq_op *op) {
+  const bpdq_op_attention *attention = &op->attention;
+  if (attention->head_dim % 32) return NULL;
+  return bpdq_vulkan_plain_follower(builder, op, attention->output, attention->heads * attention->head_dim);
+}
+
+/* Of one row at a time, or few. `rope` NULL: the queries are rotated and the caches written already. */
+static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op *operation, const vulkan_tensor *rope, bpdq_error *error) {
+  const bpdq_op_attention *op = &operation->attention;
+  const bpdq_op_linear *next = follower(builder, operation);
   uint64_t tokens = (uint64_t)builder->program->max_tokens;
+  uint32_t next_bytes = !next ? 0 : builder->program->activations == BPDQ_ACTIVATIONS_16 ? 2 : 1;
   attention_plan plan;
   BPDQ_TRY(plan_attention(builder, op, &plan, error));
   vulkan_dispatch dispatch;
-  const uint32_t constants[] = {plan.threads, (uint32_t)op->head_dim, plan.heads, plan.keys->desc.kv_type == BPDQ_KV_Q8, plan.splits,
-                                plan.merge};
-  const char *name = names[rope != NULL][!builder->vulkan->context.is_cpu];
-  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, name, constants, 6, error));
+  const uint32_t constants[] = {
+      plan.threads, (uint32_t)op->head_dim, plan.heads, plan.keys->desc.kv_type == BPDQ_KV_Q8, plan.splits, plan.merge, next_bytes};
+  const char *name = attention_shader(&builder->vulkan->context, rope != NULL);
+  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, name, constants, 7, error));
   dispatch.grid[0] = (uint32_t)op->kv_heads * plan.chunks;
   dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
   if (plan.splits) dispatch.grid[2] = plan.splits;
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
-  if (!rope) bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&plan.qkv->buffer));
+  bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&plan.qkv->buffer));
   bpdq_vulkan_write(&dispatch, 2, bpdq_vulkan_whole(&plan.output->buffer));
   uint64_t partial = tokens * (uint64_t)op->heads * plan.splits * (uint64_t)(op->head_dim + 4) * 4;
   bpdq_vulkan_write_scratch(builder, &dispatch, 5, VULKAN_SCRATCH_PARTIAL, partial ? partial : 16);
   bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, tokens * dispatch.grid[0] * 4);
+  if (next)
+    bpdq_vulkan_write_prepared(builder, &dispatch, 8, next);
+  else
+    bpdq_vulkan_write(&dispatch, 8, bpdq_vulkan_whole(&plan.output->buffer)); /* never used, but there must be something */
   if (rope) {
-    bpdq_vulkan_write(&dispatch, 1, bpdq_vulkan_whole(&plan.qkv->buffer));
     bpdq_vulkan_write(&dispatch, 3, bpdq_vulkan_whole(&plan.keys->buffer));
     bpdq_vulkan_write(&dispatch, 4, bpdq_vulkan_whole(&plan.values->buffer));
     bpdq_vulkan_read(&dispatch, 6, bpdq_vulkan_whole(&rope->buffer));
@@ -162,6 +181,7 @@ static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op_attentio
   bpdq_vulkan_push(&dispatch, (uint32_t)tokens);
   bpdq_vulkan_push(&dispatch, scales_offset(plan.keys));
   bpdq_vulkan_push_float(&dispatch, op->scale);
+  bpdq_vulkan_push(&dispatch, next ? (uint32_t)next->weight->blocks : 0);
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
 }
 
@@ -212,12 +232,13 @@ static bpdq_status add_tile(vulkan_builder *builder, const bpdq_op_attention *op
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
 }
 
-bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op_attention *op, bpdq_error *error) {
+bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op *operation, bpdq_error *error) {
+  const bpdq_op_attention *op = &operation->attention;
   attention_plan plan;
   bool matrix;
   BPDQ_TRY(plan_attention(builder, op, &plan, error));
   uint32_t rows = builder->program->max_tokens > SPLIT_TOKENS ? tile_rows(builder, op, &plan, &matrix) : 0;
-  return rows ? add_tile(builder, op, &plan, rows, matrix, error) : add_attention(builder, op, NULL, error);
+  return rows ? add_tile(builder, op, &plan, rows, matrix, error) : add_attention(builder, operation, NULL, error);
 }
 
 bool bpdq_vulkan_can_fuse_rope(const vulkan_builder *builder, const bpdq_op *first, const bpdq_op *second) {
@@ -229,10 +250,10 @@ bool bpdq_vulkan_can_fuse_rope(const vulkan_builder *builder, const bpdq_op *fir
          rope->head_dim == attention->head_dim && rope->context == attention->context;
 }
 
-bpdq_status bpdq_vulkan_add_rope_attention(vulkan_builder *builder, const bpdq_op_rope_cache *rope, const bpdq_op_attention *attention,
-                                           bpdq_error *error) {
+bpdq_status bpdq_vulkan_add_rope_attention(vulkan_builder *builder, const bpdq_op *first, const bpdq_op *second, bpdq_error *error) {
+  const bpdq_op_rope_cache *rope = &first->rope_cache;
   const vulkan_tensor *qkv, *table;
   BPDQ_TRY(find_table(builder, rope, &table, error));
   BPDQ_TRY(bpdq_vulkan_operand(builder, rope->qkv, BPDQ_TENSOR_F32, 1, (rope->heads + 2 * rope->kv_heads) * rope->head_dim, &qkv, error));
-  return add_attention(builder, attention, table, error);
+  return add_attention(builder, second, table, error);
 }

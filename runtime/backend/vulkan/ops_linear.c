@@ -198,13 +198,11 @@ vulkan_tuning_key bpdq_vulkan_tuning_key(const bpdq_op_linear *op, bool wide) {
                              .wide = wide};
 }
 
-enum { SOURCE_IN_MEMORY, SOURCE_COPIED, SOURCE_OWN }; /* linear_dot.comp */
-
 /* How linear_dot.comp is set up for a product. */
 typedef struct dot_plan {
   vulkan_dot_variant variant;
-  uint32_t source, batch;
-  bool wide, suits;
+  uint32_t batch;
+  bool copied, wide, suits; /* copied: each work group copies the input to its shared memory */
 } dot_plan;
 
 /* `variant` for a product; it does not suit where the device does not allow it. */
@@ -212,18 +210,9 @@ static dot_plan try_variant(const vulkan_builder *builder, const product *p, boo
   const vulkan_context *context = &builder->vulkan->context;
   const bpdq_weight *weight = p->weight;
   int64_t tokens = p->last ? 1 : builder->program->max_tokens;
-  dot_plan plan = {.variant = *variant, .source = SOURCE_IN_MEMORY, .batch = 1, .wide = wide};
-  /* A work group can make the integers of a plain row itself; a norm's or a gate's are made once, mostly with the input. */
-  if (p->transform == BPDQ_TRANSFORM_NONE && tokens == 1)
-    plan.source = SOURCE_OWN;
-  else if (variant->copied && tokens == 1)
-    plan.source = SOURCE_COPIED;
+  dot_plan plan = {.variant = *variant, .batch = 1, .copied = variant->copied && tokens == 1, .wide = wide};
   uint64_t shared = 64 + variant->threads * 5 + variant->threads / variant->slices * 8;
-  if (plan.source != SOURCE_IN_MEMORY) shared += (uint64_t)weight->blocks * (wide ? 288 : 160);
-  if (shared > context->limits.shared_bytes && plan.source == SOURCE_OWN) {
-    plan.source = SOURCE_IN_MEMORY;
-    shared -= (uint64_t)weight->blocks * (wide ? 288 : 160);
-  }
+  if (plan.copied) shared += (uint64_t)weight->blocks * (wide ? 288 : 160);
   plan.suits = variant->threads <= context->limits.group_threads && shared <= context->limits.shared_bytes &&
                (variant->slices == 1 || variant->slices <= weight->blocks);
   /* Rows that share a reading of the weights multiply the code, which must stay small enough for the instruction cache. */
@@ -303,32 +292,49 @@ static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide,
                                 (uint32_t)weight->group,
                                 weight->number,
                                 p->transform,
-                                plan.source,
-                                plan.source == SOURCE_IN_MEMORY ? 1 : (uint32_t)weight->blocks,
+                                plan.copied,
+                                plan.copied ? (uint32_t)weight->blocks : 1,
                                 plan.batch,
                                 plan.variant.ahead,
                                 next ? next->transform.kind : BPDQ_TRANSFORM_NONE};
-  if (plan.source != SOURCE_OWN && !is_prepared(builder, p)) BPDQ_TRY(add_quantize(builder, p, wide, error));
+  if (!is_prepared(builder, p)) BPDQ_TRY(add_quantize(builder, p, wide, error));
   for (int i = 0; i < weight->piece_count; i++) {
     const vulkan_piece *piece = &weight->pieces[i];
     vulkan_dispatch dispatch;
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, names[wide][subgroup], constants, 11, error));
     bind_common(&dispatch, p, piece, p->input->desc.columns);
     set_grid(&dispatch, p, piece, plan.variant.threads / plan.variant.slices, plan.batch);
-    bpdq_vulkan_read(&dispatch, 4, p->norm);
-    if (plan.source == SOURCE_OWN)
-      bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
-    else
-      bpdq_vulkan_read_scratch(&dispatch, 3, builder->prepared.scratch);
+    bpdq_vulkan_read_scratch(&dispatch, 3, builder->prepared.scratch);
+    bpdq_vulkan_read(&dispatch, 4, p->norm); /* of the next product; never used without, but there must be something */
     if (next)
       bind_next(builder, &dispatch, next, &plan);
     else
-      bpdq_vulkan_write(&dispatch, 7, bpdq_vulkan_whole(&p->output->buffer)); /* never used, but there must be something */
+      bpdq_vulkan_write(&dispatch, 7, bpdq_vulkan_whole(&p->output->buffer));
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
   if (builder->prepared.tensor == p->op->output) builder->prepared.valid = false;
   if (next) note_prepared(builder, next, other_prepared(builder));
   return BPDQ_OK;
+}
+
+const bpdq_op_linear *bpdq_vulkan_plain_follower(const vulkan_builder *builder, const bpdq_op *op, bpdq_tensor output, int64_t columns) {
+  const bpdq_program *program = builder->program;
+  size_t index = (size_t)(op - program->ops) + 1;
+  if (program->max_tokens != 1 || program->activations == BPDQ_ACTIVATIONS_F32 || !builder->vulkan->context.features.integer_dot ||
+      index >= program->count || program->ops[index].kind != BPDQ_OP_LINEAR)
+    return NULL;
+  const bpdq_op_linear *next = &program->ops[index].linear;
+  bool takes = next->input == output && next->transform.kind == BPDQ_TRANSFORM_NONE && next->weight &&
+               next->weight->kind == BPDQ_WEIGHT_PLANES && next->weight->columns == columns;
+  /* Nobody would write zeros to columns that are only there to fill the last group. */
+  return takes && next->weight->blocks * VULKAN_BLOCK_COLUMNS == columns ? next : NULL;
+}
+
+void bpdq_vulkan_write_prepared(vulkan_builder *builder, vulkan_dispatch *dispatch, int slot, const bpdq_op_linear *next) {
+  bool wide = builder->program->activations == BPDQ_ACTIVATIONS_16;
+  vulkan_scratch scratch = other_prepared(builder);
+  bpdq_vulkan_write_scratch(builder, dispatch, slot, scratch, prepared_bytes(next->weight, wide));
+  note_prepared(builder, next, scratch);
 }
 
 /* ---- many tokens ---- */

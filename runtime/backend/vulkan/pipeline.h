@@ -1,11 +1,11 @@
 /* Compute pipelines: one embedded shader, specialized by up to 16 constants, made once and kept. All shaders share one layout: storage
- * buffers at bindings 0..7 of set 0 and 128 bytes of push constants (what every device guarantees). */
+ * buffers at bindings 0..8 of set 0 and 128 bytes of push constants (what every device guarantees). */
 #ifndef BPDQ_VULKAN_PIPELINE_H
 #define BPDQ_VULKAN_PIPELINE_H
 
 #include "backend/vulkan/context.h"
 
-#define VULKAN_BINDINGS 8
+#define VULKAN_BINDINGS 9
 #define VULKAN_PUSH_BYTES 128
 #define VULKAN_CONSTANTS 16
 

@@ -128,7 +128,7 @@ static bpdq_status add_op(vulkan_builder *builder, const bpdq_op *op, bpdq_error
     case BPDQ_OP_ROPE_CACHE:
       return bpdq_vulkan_add_rope_cache(builder, &op->rope_cache, error);
     case BPDQ_OP_ATTENTION:
-      return bpdq_vulkan_add_attention(builder, &op->attention, error);
+      return bpdq_vulkan_add_attention(builder, op, error);
     case BPDQ_OP_TOP_K:
       return bpdq_vulkan_add_top_k(builder, &op->top_k, error);
   }
@@ -144,7 +144,7 @@ static bpdq_status build(vulkan_builder *builder, bpdq_executable *executable, b
     if (i + 1 < program->count && bpdq_vulkan_can_fuse_rope(builder, op, op + 1)) {
       builder->op = op;
       builder->prepared.valid = false;
-      BPDQ_TRY(bpdq_vulkan_add_rope_attention(builder, &op->rope_cache, &op[1].attention, error));
+      BPDQ_TRY(bpdq_vulkan_add_rope_attention(builder, op, op + 1, error));
       i++;
     } else {
       BPDQ_TRY(add_op(builder, op, error));
