@@ -4,10 +4,11 @@
 // the parts; how long they are follows from the row's position, and work groups past its end have nothing to do. With ROPE (one row per
 // run, no norms) it also does what rope_cache.comp does, but for the rotated queries, which stay here. The KV caches are laid out as in
 // rope_cache.comp. With BYTES (one row per run) it also prepares its results as the input of the product behind it (prepared.glsl).
-// Keys and values of 64 positions are requested together, before the row itself is read: memory is waited for once.
+// Keys and values of 64 positions are requested together, before the row itself is read: memory is waited for once. Short contexts are bound
+// by the instructions of a thread, one after the other, so everything is spread over all threads of a large work group.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
-#ifdef SUBGROUP // of at least 8
+#ifdef SUBGROUP // of at least 32
 #extension GL_KHR_shader_subgroup_shuffle : require
 #define UNROLLED
 #endif
@@ -19,7 +20,7 @@
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 128;   // a power of two, at least 128 and HEAD_DIM / 4
 layout(constant_id = 1) const uint HEAD_DIM = 128;  // a multiple of 8
-layout(constant_id = 2) const uint HEADS = 4;       // query heads per work group, at most 8
+layout(constant_id = 2) const uint HEADS = 4;       // query heads per work group, at most 4
 layout(constant_id = 3) const uint QUANTIZED = 0;
 layout(constant_id = 4) const uint SPLIT = 0;       // parts of the context at most, 0: one
 layout(constant_id = 5) const uint MERGE_HEADS = 1; // heads whose results are added up at once; bounds shared memory
@@ -61,7 +62,12 @@ const uint WORDS = QUANTIZED != 0 ? HEAD_DIM / 4 : HEAD_DIM / 2;
 const uint PAIRS = HEAD_DIM / 2;
 shared vec4 queries[HEADS * QUADS]; // BYTES: at the end the results
 shared float scores[KEY_PARTS * HEADS * POSITIONS];
-shared float lanes[HEADS * 16];
+#ifdef SUBGROUP
+const uint LANES = 32; // threads that soften the scores of a head
+#else
+const uint LANES = 16;
+shared float lanes[HEADS * LANES];
+#endif
 shared float head_scale[HEADS], head_sum[HEADS], head_maximum[HEADS];
 shared vec4 merged[MERGE_HEADS * THREADS];
 shared bool is_last;
@@ -88,67 +94,61 @@ uint cache_slot(uint position) { return (first_row + position) * push.kv_heads +
 // The row's own key and value, as the cache will hold them: words, then the scale of a q8 cache. They are not read back from the cache:
 // another work group may be writing them.
 shared uint own_key[WORDS + 1], own_value[WORDS + 1];
-shared float own_values[HEAD_DIM];
+shared vec4 own_values[2 * QUADS]; // before: the rotated key, the value
 
-void pack_own(bool key) {
-  float largest = 0.0, inverse = 0.0;
-  if (QUANTIZED != 0) {
-    for (uint i = 0; i < HEAD_DIM; i++) largest = max(largest, abs(own_values[i]));
-    if (largest > 0.0) inverse = 127.0 / largest;
-  }
-  for (uint i = thread; i <= WORDS; i += THREADS) {
-    uint word = 0;
-    if (i == WORDS)
-      word = floatBitsToUint(largest / 127.0);
-    else if (QUANTIZED != 0)
-      for (uint j = 0; j < 4; j++) word |= uint(int(roundEven(own_values[4 * i + j] * inverse)) & 255) << (8 * j);
-    else
-      word = packHalf2x16(vec2(own_values[2 * i], own_values[2 * i + 1]));
+// What `own_values` makes of the key or the value, and the cache's copy of it.
+void pack_own(bool writer) {
+  uint slot = cache_slot(own_position);
+  for (uint i = thread; i < 2 * (WORDS + 1); i += THREADS) {
+    bool key = i <= WORDS;
+    uint at = key ? i : i - WORDS - 1, first = key ? 0 : QUADS, word;
+    if (QUANTIZED != 0) {
+      vec4 most = vec4(0);
+      for (uint j = 0; j < QUADS; j++) most = max(most, abs(own_values[first + j]));
+      float largest = max(max(most.x, most.y), max(most.z, most.w)), inverse = largest > 0.0 ? 127.0 / largest : 0.0;
+      ivec4 bytes = ivec4(roundEven(own_values[first + min(at, QUADS - 1)] * inverse)) & 255;
+      word = at == WORDS ? floatBitsToUint(largest / 127.0) : uint(bytes.x | bytes.y << 8 | bytes.z << 16 | bytes.w << 24);
+    } else {
+      vec4 quad = own_values[first + min(at, WORDS - 1) / 2];
+      word = packHalf2x16(at % 2 == 0 ? quad.xy : quad.zw);
+    }
     if (key)
-      own_key[i] = word;
+      own_key[at] = word;
     else
-      own_value[i] = word;
+      own_value[at] = word;
+    if (!writer || (at == WORDS && QUANTIZED == 0)) continue;
+    uint to = at < WORDS ? slot * WORDS + at : push.scales_offset + slot;
+    if (key)
+      key_cache[to] = word;
+    else
+      value_cache[to] = word;
   }
   barrier();
-}
-
-vec2 rotate(uint base, uint i) {
-  float c = rope_table[own_position * HEAD_DIM + i], s = rope_table[own_position * HEAD_DIM + PAIRS + i];
-  vec2 pair = vec2(qkv[base + i], qkv[base + i + PAIRS]);
-  return vec2(pair.x * c - pair.y * s, pair.y * c + pair.x * s);
 }
 
 // Rotates the queries; in the part that holds the row's own position makes its key and value, and one work group per kv head caches them.
 void prepare(bool owner, bool writer) {
-  for (uint i = thread; i < HEADS * PAIRS; i += THREADS) {
-    uint h = i / PAIRS, at = h * HEAD_DIM + i % PAIRS, other = at + PAIRS;
-    vec2 pair = h < live ? rotate((first_head + h) * HEAD_DIM, i % PAIRS) : vec2(0);
-    queries[at / 4][at % 4] = pair.x;
-    queries[other / 4][other % 4] = pair.y;
-  }
-  if (!owner) return;
-  uint base = (push.heads + kv_head) * HEAD_DIM;
-  for (uint i = thread; i < PAIRS; i += THREADS) {
-    vec2 pair = rotate(base, i);
-    own_values[i] = pair.x;
-    own_values[i + PAIRS] = pair.y;
+  const uint KEY = HEADS, VALUE = HEADS + 1, STEPS = ((HEADS + 2) * PAIRS + THREADS - 1) / THREADS;
+  UNROLL for (uint i = 0; i < STEPS; i++) {
+    uint item = thread + i * THREADS, h = item / PAIRS, at = item % PAIRS;
+    uint head = h < HEADS ? first_head + h : push.heads + kv_head + (h == KEY ? 0 : push.kv_heads);
+    if (h < HEADS ? h >= live : !owner || h > VALUE) continue;
+    vec2 pair = vec2(qkv[head * HEAD_DIM + at], qkv[head * HEAD_DIM + at + PAIRS]);
+    if (h != VALUE) {
+      float c = rope_table[own_position * HEAD_DIM + at], s = rope_table[own_position * HEAD_DIM + PAIRS + at];
+      pair = vec2(pair.x * c - pair.y * s, pair.y * c + pair.x * s);
+    }
+    uint to = (h < HEADS ? h : h - HEADS) * HEAD_DIM + at, other = to + PAIRS;
+    if (h < HEADS) {
+      queries[to / 4][to % 4] = pair.x;
+      queries[other / 4][other % 4] = pair.y;
+    } else {
+      own_values[to / 4][to % 4] = pair.x;
+      own_values[other / 4][other % 4] = pair.y;
+    }
   }
   barrier();
-  pack_own(true);
-  base += push.kv_heads * HEAD_DIM;
-  for (uint i = thread; i < HEAD_DIM; i += THREADS) own_values[i] = qkv[base + i];
-  barrier();
-  pack_own(false);
-  if (!writer) return;
-  uint to = cache_slot(own_position);
-  for (uint i = thread; i < WORDS; i += THREADS) {
-    key_cache[to * WORDS + i] = own_key[i];
-    value_cache[to * WORDS + i] = own_value[i];
-  }
-  if (QUANTIZED != 0 && thread == 0) {
-    key_cache[push.scales_offset + to] = own_key[WORDS];
-    value_cache[push.scales_offset + to] = own_value[WORDS];
-  }
+  if (owner) pack_own(writer);
 }
 
 bool is_own(uint position) { return position == own_position; }
@@ -161,8 +161,9 @@ float own_key_scale() { return uintBitsToFloat(own_key[WORDS]); }
 float own_value_scale() { return uintBitsToFloat(own_value[WORDS]); }
 #else
 void prepare(bool owner, bool writer) {
-  for (uint i = thread; i < HEADS * HEAD_DIM; i += THREADS)
-    queries[i / 4][i % 4] = i < live * HEAD_DIM ? qkv[token * push.qkv_stride + first_head * HEAD_DIM + i] : 0.0;
+  for (uint i = thread; i < live * HEAD_DIM; i += THREADS)
+    queries[i / 4][i % 4] = qkv[token * push.qkv_stride + first_head * HEAD_DIM + i];
+  barrier();
 }
 bool is_own(uint position) { return false; }
 uvec4 own_key_unit(uint unit) { return uvec4(0); }
@@ -172,42 +173,37 @@ float own_value_scale() { return 0.0; }
 #endif
 
 // ---- what a thread fetches of 64 positions: its units of one key, and a quad of the first of its values ----
+// Places past the end read the last position once more, whose value counts with a probability of 0. The row's own position is read too, where
+// the cache may hold anything, and replaced by what the work group made of it.
 
 uvec4 keys[KEY_STEPS];
 float key_factor;
 uvec2 values[VALUE_STEPS];
 float value_factors[VALUE_STEPS];
 
-void fetch_keys(uint position, bool wanted) {
+void fetch_keys(uint position) {
   uint slot = cache_slot(position), share = thread / POSITIONS;
-  wanted = wanted && !is_own(position);
   UNROLL for (uint i = 0; i < KEY_STEPS; i++) {
-    uint unit = share + i * KEY_PARTS;
-    keys[i] = uvec4(0);
-    if (wanted && unit < UNITS)
-      keys[i] = QUANTIZED != 0 ? uvec4(key_cache2[slot * UNITS + unit], 0, 0) : key_cache4[slot * UNITS + unit];
+    uint unit = min(share + i * KEY_PARTS, UNITS - 1);
+    keys[i] = QUANTIZED != 0 ? uvec4(key_cache2[slot * UNITS + unit], 0, 0) : key_cache4[slot * UNITS + unit];
   }
   key_factor = push.scale;
-  if (QUANTIZED != 0 && wanted) key_factor *= uintBitsToFloat(key_cache[push.scales_offset + slot]);
+  if (QUANTIZED != 0) key_factor *= uintBitsToFloat(key_cache[push.scales_offset + slot]);
 }
 
-// Values first + step * VALUE_PARTS of the thread, for VALUE_STEPS steps.
+// The position of step i of the thread's values.
+uint value_position(uint first, uint i, uint end) { return min(first + thread / QUADS + i * VALUE_PARTS, end - 1); }
+
 void fetch_values(uint first, uint end) {
-  uint quad = thread % QUADS;
   UNROLL for (uint i = 0; i < VALUE_STEPS; i++) {
-    uint position = first + thread / QUADS + i * VALUE_PARTS, slot = cache_slot(position);
-    bool wanted = thread < QUADS * VALUE_PARTS && position < end && !is_own(position);
-    values[i] = uvec2(0);
-    value_factors[i] = 1.0;
-    if (wanted) {
-      values[i] = QUANTIZED != 0 ? uvec2(value_cache[slot * QUADS + quad], 0) : value_cache2[slot * QUADS + quad];
-      if (QUANTIZED != 0) value_factors[i] = uintBitsToFloat(value_cache[push.scales_offset + slot]);
-    }
+    uint slot = cache_slot(value_position(first, i, end)), at = slot * QUADS + thread % QUADS;
+    values[i] = QUANTIZED != 0 ? uvec2(value_cache[at], 0) : value_cache2[at];
+    value_factors[i] = QUANTIZED != 0 ? uintBitsToFloat(value_cache[push.scales_offset + slot]) : 1.0;
   }
 }
 
 // Scores of one position for all heads, over this thread's share of the head's units.
-void score(uint position, uint local) {
+void score(uint position) {
   float sums[HEADS];
   uint share = thread / POSITIONS;
   bool own = is_own(position);
@@ -222,43 +218,66 @@ void score(uint position, uint local) {
     }
   }
   float factor = own && QUANTIZED != 0 ? push.scale * own_key_scale() : key_factor;
-  UNROLL for (uint h = 0; h < HEADS; h++) scores[(share * HEADS + h) * POSITIONS + local] = sums[h] * factor;
+  UNROLL for (uint h = 0; h < HEADS; h++) scores[(share * HEADS + h) * POSITIONS + thread % POSITIONS] = sums[h] * factor;
 }
 
-// Turns scores into exp(score - maximum), updates maxima and sums; head_scale gets the factor for what was added up so far.
+// Over the LANES neighbouring threads of a head. All threads of the work group call them.
+#ifdef SUBGROUP
+float lanes_max(float value) {
+  UNROLL for (uint i = 1; i < LANES; i <<= 1) value = max(value, subgroupShuffleXor(value, i));
+  return value;
+}
+float lanes_sum(float value) {
+  UNROLL for (uint i = 1; i < LANES; i <<= 1) value += subgroupShuffleXor(value, i);
+  return value;
+}
+#else
+void share_lanes(float value) {
+  barrier();
+  if (thread < HEADS * LANES) lanes[thread] = value;
+  barrier();
+}
+float lanes_max(float value) {
+  share_lanes(value);
+  uint first = thread < HEADS * LANES ? thread / LANES * LANES : 0;
+  for (uint i = 0; i < LANES; i++) value = max(value, lanes[first + i]);
+  return value;
+}
+float lanes_sum(float value) {
+  share_lanes(value);
+  uint first = thread < HEADS * LANES ? thread / LANES * LANES : 0;
+  float sum = 0.0;
+  for (uint i = 0; i < LANES; i++) sum += lanes[first + i];
+  return sum;
+}
+#endif
+
+// Turns scores into exp(score - maximum), updates maxima and sums; head_scale gets the factor for what was added up so far. Places from
+// `count` on get 0.
 void soften(uint count) {
-  uint h = thread / 16, lane = thread % 16;
-  bool busy = thread < HEADS * 16;
-  float own_scores[POSITIONS / 16], before = busy ? head_maximum[h] : 0.0, largest = before;
-  UNROLL for (uint i = 0; i < POSITIONS / 16; i++) {
-    uint position = lane + 16 * i;
+  uint h = min(thread / LANES, HEADS - 1), lane = thread % LANES;
+  bool busy = thread < HEADS * LANES;
+  float own_scores[POSITIONS / LANES], before = head_maximum[h], largest = before, sum = 0.0;
+  UNROLL for (uint i = 0; i < POSITIONS / LANES; i++) {
+    uint place = lane + LANES * i;
     own_scores[i] = 0.0;
-    if (busy && position < count) {
-      UNROLL for (uint share = 0; share < KEY_PARTS; share++) own_scores[i] += scores[(share * HEADS + h) * POSITIONS + position];
+    if (busy && place < count) {
+      UNROLL for (uint share = 0; share < KEY_PARTS; share++) own_scores[i] += scores[(share * HEADS + h) * POSITIONS + place];
       largest = max(largest, own_scores[i]);
     }
   }
-  if (busy) lanes[thread] = largest;
-  barrier();
-  if (busy)
-    UNROLL for (uint i = 0; i < 16; i++) largest = max(largest, lanes[h * 16 + i]);
-  barrier();
-  float sum = 0.0;
-  UNROLL for (uint i = 0; i < POSITIONS / 16; i++) {
-    uint position = lane + 16 * i;
-    if (busy) {
-      float probability = position < count ? exp(own_scores[i] - largest) : 0.0;
-      scores[h * POSITIONS + position] = probability;
-      sum += probability;
-    }
+  largest = lanes_max(largest);
+  UNROLL for (uint i = 0; i < POSITIONS / LANES; i++) {
+    uint place = lane + LANES * i;
+    float probability = place < count ? exp(own_scores[i] - largest) : 0.0;
+    if (busy) scores[h * POSITIONS + place] = probability;
+    sum += probability;
   }
-  if (busy) lanes[thread] = sum;
-  barrier();
+  sum = lanes_sum(sum);
   if (busy && lane == 0) {
-    sum = 0.0;
-    UNROLL for (uint i = 0; i < 16; i++) sum += lanes[thread + i];
-    head_scale[h] = exp(before - largest);
-    head_sum[h] = head_sum[h] * head_scale[h] + sum;
+    float factor = exp(before - largest);
+    head_scale[h] = factor;
+    head_sum[h] = head_sum[h] * factor + sum;
     head_maximum[h] = largest;
   }
   barrier();
@@ -269,21 +288,18 @@ vec4 results[HEADS]; // of the thread's quad, over its value part's positions
 // Adds the fetched values with their probabilities; `local` is the first one's place in the block.
 void add_values(uint first, uint local, uint end) {
   UNROLL for (uint i = 0; i < VALUE_STEPS; i++) {
-    uint position = first + thread / QUADS + i * VALUE_PARTS, at = local + thread / QUADS + i * VALUE_PARTS;
-    if (position < end) {
-      bool own = is_own(position);
-      uvec2 words = own ? own_value_quad(thread % QUADS) : values[i];
-      vec4 value = QUANTIZED != 0 ? bytes_of(words.x) * (own ? own_value_scale() : value_factors[i])
-                                  : vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
-      UNROLL for (uint h = 0; h < HEADS; h++) results[h] += scores[h * POSITIONS + at] * value;
-    }
+    uint at = local + thread / QUADS + i * VALUE_PARTS;
+    bool counts = VALUE_PARTS * ALL_STEPS == POSITIONS || at < POSITIONS, own = is_own(value_position(first, i, end));
+    uvec2 words = own ? own_value_quad(thread % QUADS) : values[i];
+    vec4 value = QUANTIZED != 0 ? bytes_of(words.x) * (own ? own_value_scale() : value_factors[i])
+                                : vec4(unpackHalf2x16(words.x), unpackHalf2x16(words.y));
+    UNROLL for (uint h = 0; h < HEADS; h++) results[h] += (counts ? scores[h * POSITIONS + at] : 0.0) * value;
   }
 }
 
-void put_result(uint h, uint quad, vec4 value) {
-  uint to = token * push.y_stride + (first_head + h) * HEAD_DIM + 4 * quad;
-  UNROLL for (uint i = 0; i < 4; i++) y[to + i] = value[i];
-  if (BYTES != 0) queries[h * QUADS + quad] = value;
+void put_result(uint h, uint column, float value) {
+  y[token * push.y_stride + (first_head + h) * HEAD_DIM + column] = value;
+  if (BYTES != 0) queries[h * QUADS + column / 4][column % 4] = value;
 }
 
 uint partial_of(uint head, uint split) { return ((token * push.heads + head) * SPLIT + split) * (QUADS + 1); }
@@ -294,18 +310,17 @@ void write_results(bool alone) {
     UNROLL for (uint i = 0; i < MERGE_HEADS; i++)
       if (first + i < HEADS) merged[i * THREADS + thread] = results[min(first + i, HEADS - 1)];
     barrier();
-    for (uint item = thread; item < MERGE_HEADS * QUADS; item += THREADS) {
-      uint h = first + item / QUADS, quad = item % QUADS;
-      if (h < live) {
-        vec4 total = vec4(0);
-        UNROLL for (uint i = 0; i < VALUE_PARTS; i++) total += merged[item / QUADS * THREADS + i * QUADS + quad];
-        if (alone)
-          put_result(h, quad, total / head_sum[h]);
-        else
-          partial[partial_of(first_head + h, part) + quad] = total;
-      }
+    UNROLL for (uint i = 0; i < (MERGE_HEADS * HEAD_DIM + THREADS - 1) / THREADS; i++) {
+      uint item = thread + i * THREADS, h = first + item / HEAD_DIM, column = item % HEAD_DIM;
+      if (h >= min(live, first + MERGE_HEADS)) continue;
+      float total = 0.0;
+      UNROLL for (uint j = 0; j < VALUE_PARTS; j++) total += merged[item / HEAD_DIM * THREADS + j * QUADS + column / 4][column % 4];
+      if (alone)
+        put_result(h, column, total / head_sum[h]);
+      else
+        partial[partial_of(first_head + h, part) + column / 4][column % 4] = total;
     }
-    barrier();
+    if (first + MERGE_HEADS < HEADS) barrier();
   }
   if (!alone && thread < live) partial[partial_of(first_head + thread, part) + QUADS] = vec4(head_maximum[thread], head_sum[thread], 0, 0);
 }
@@ -333,14 +348,14 @@ void merge_splits(uint parts) {
     scores[h * 128 + 64 + split] = found.y;
   }
   barrier();
-  for (uint item = thread; item < live * QUADS; item += THREADS) {
-    uint h = item / QUADS, quad = item % QUADS;
-    float maximum = -3.0e38, sum = 0.0;
-    vec4 total = vec4(0);
+  for (uint item = thread; item < live * HEAD_DIM; item += THREADS) {
+    uint h = item / HEAD_DIM, column = item % HEAD_DIM;
+    float maximum = -3.0e38, sum = 0.0, total = 0.0;
     for (uint i = 0; i < parts; i++) maximum = max(maximum, scores[h * 128 + i]);
     for (uint first = 0; first < parts; first += 4) {
-      vec4 found[4];
-      UNROLL for (uint i = 0; i < 4; i++) found[i] = partial[partial_of(first_head + h, min(first + i, parts - 1)) + quad];
+      float found[4];
+      UNROLL for (uint i = 0; i < 4; i++)
+        found[i] = partial[partial_of(first_head + h, min(first + i, parts - 1)) + column / 4][column % 4];
       UNROLL for (uint i = 0; i < 4; i++)
         if (first + i < parts) {
           float factor = exp(scores[h * 128 + first + i] - maximum);
@@ -348,7 +363,7 @@ void merge_splits(uint parts) {
           sum += factor * scores[h * 128 + 64 + first + i];
         }
     }
-    put_result(h, quad, total / sum);
+    put_result(h, column, total / sum);
   }
 }
 
@@ -385,20 +400,19 @@ void main() {
     end = min(length, begin + step);
   }
   uint local = thread % POSITIONS;
-  fetch_keys(begin + local, begin + local < end);
-  fetch_values(begin, end);
-  bool owner = end == length;
-  prepare(owner, owner && chunk == 0);
+  fetch_keys(min(begin + local, end - 1));
+  fetch_values(begin, min(end, begin + POSITIONS));
   if (thread < HEADS) {
     head_sum[thread] = 0.0;
     head_maximum[thread] = -3.0e38;
   }
   UNROLL for (uint h = 0; h < HEADS; h++) results[h] = vec4(0);
-  barrier();
+  bool owner = end == length;
+  prepare(owner, owner && chunk == 0);
 
   for (uint first = begin; first < end; first += POSITIONS) {
     uint stop = min(end, first + POSITIONS);
-    if (first + local < stop) score(first + local, local);
+    score(min(first + local, stop - 1));
     barrier();
     soften(stop - first);
     if (thread < QUADS * VALUE_PARTS) {
@@ -409,11 +423,11 @@ void main() {
         add_values(first + more, more, stop);
       }
     }
-    if (first + POSITIONS < end) {
-      fetch_keys(first + POSITIONS + local, first + POSITIONS + local < end);
-      fetch_values(first + POSITIONS, min(end, first + 2 * POSITIONS));
+    if (stop < end) {
+      fetch_keys(min(stop + local, end - 1));
+      fetch_values(stop, min(end, stop + POSITIONS));
+      barrier();
     }
-    barrier();
   }
   write_results(parts == 1);
   if (parts > 1) {

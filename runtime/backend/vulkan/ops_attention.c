@@ -3,11 +3,11 @@
 #include "core/checked.h"
 
 #define ROPE_THREADS 64
-#define ATTENTION_THREADS 128
-#define ATTENTION_MORE_THREADS 256 /* where the device has them, to have more of the cache under way */
-#define MAX_HEADS 4                /* query heads per work group: more would leave a large device idle in short contexts */
-#define SPLIT_TOKENS 16            /* up to this many rows the context is split, to fill the device */
-#define SPLIT_POSITIONS 64         /* what a work group takes at a time */
+#define ATTENTION_THREADS 512 /* where the device has them: short contexts are bound by the instructions of a thread */
+#define ATTENTION_LEAST_THREADS 128
+#define MAX_HEADS 4        /* query heads per work group: more would leave a large device idle in short contexts */
+#define SPLIT_TOKENS 16    /* up to this many rows the context is split, to fill the device */
+#define SPLIT_POSITIONS 64 /* what a work group takes at a time */
 #define CPU_SPLIT_POSITIONS 512
 #define MAX_SPLITS 64 /* attention.comp merges no more */
 #define TILE_THREADS 128
@@ -85,7 +85,7 @@ typedef struct attention_plan {
 
 /* Bytes of shared memory that attention.comp declares. */
 static uint32_t shared_bytes(const attention_plan *plan, uint32_t head_dim) {
-  uint32_t own = 3 * head_dim + 2; /* ROPE: the row's own key and value */
+  uint32_t own = 4 * head_dim + 2; /* ROPE: the row's own key and value, packed and before */
   return 4 * (plan->heads * (head_dim + plan->threads + 16 + 3) + own + plan->threads + 1) + 16 * plan->merge * plan->threads;
 }
 
@@ -93,15 +93,15 @@ static uint32_t shared_bytes(const attention_plan *plan, uint32_t head_dim) {
 static void cut_heads(const vulkan_builder *builder, const bpdq_op_attention *op, attention_plan *plan) {
   const vulkan_context *context = &builder->vulkan->context;
   uint32_t group = (uint32_t)(op->heads / op->kv_heads), head_dim = (uint32_t)op->head_dim;
-  bool more = !context->is_cpu && context->limits.group_threads >= ATTENTION_MORE_THREADS;
-  plan->threads = more ? ATTENTION_MORE_THREADS : ATTENTION_THREADS;
+  plan->threads = context->is_cpu ? ATTENTION_LEAST_THREADS : ATTENTION_THREADS;
+  while (plan->threads > context->limits.group_threads && plan->threads > ATTENTION_LEAST_THREADS) plan->threads /= 2;
   plan->merge = 1;
   for (uint32_t most = MAX_HEADS; most > 0; most--) {
     uint32_t chunks = (group + most - 1) / most;
     plan->heads = (group + chunks - 1) / chunks;
     plan->chunks = (group + plan->heads - 1) / plan->heads;
     if (shared_bytes(plan, head_dim) <= context->limits.shared_bytes) break;
-    if (most <= MAX_HEADS / 2) plan->threads = ATTENTION_THREADS;
+    if (most <= MAX_HEADS / 2) plan->threads = ATTENTION_LEAST_THREADS;
   }
   while (plan->merge < plan->heads) {
     plan->merge++;
@@ -126,7 +126,7 @@ static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attenti
 }
 
 static const char *attention_shader(const vulkan_context *context, bool rope) {
-  bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 8;
+  bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 32;
   if (context->is_cpu) return rope ? "attention_rope" : "attention";
   if (subgroup) return rope ? "attention_rope_subgroup" : "attention_subgroup";
   return rope ? "attention_rope_unrolled" : "attention_unrolled";
