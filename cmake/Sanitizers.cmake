@@ -12,3 +12,6 @@ endif()
 if(BPDQ_FUZZ)
   add_compile_options(-fsanitize=fuzzer-no-link)
 endif()
+if(BPDQ_SANITIZE) # of keep_libraries.c, which comes with the runtime
+  add_link_options(LINKER:--export-dynamic-symbol=dlclose)
+endif()
