@@ -126,10 +126,11 @@ static void measure_work(bpdq_executable *e, const bpdq_program *program) {
     if (op->kind == BPDQ_OP_ATTENTION) {
       const bpdq_op_attention *a = &op->attention;
       bpdq_cuda_heads heads = heads_of(e, a->heads, a->kv_heads, a->head_dim, a->context);
-      bool decodes = i > 0 && rope_fuses(e, i - 1);
-      uint64_t bytes = decodes ? bpdq_cuda_attention_decode_scratch(&e->backend->queue, &heads, e->state->tensors[a->k_cache].cache.type)
-                               : bpdq_cuda_attention_scratch(&e->backend->queue, &heads);
-      e->work.attention_bytes = larger(e->work.attention_bytes, bytes);
+      int type = e->state->tensors[a->k_cache].cache.type;
+      if (i > 0 && rope_fuses(e, i - 1))
+        e->work.sums_bytes = larger(e->work.sums_bytes, bpdq_cuda_attention_decode_scratch(&e->backend->queue, &heads, type));
+      else
+        e->work.attention_bytes = larger(e->work.attention_bytes, bpdq_cuda_attention_scratch(&e->backend->queue, &heads));
     }
     if (op->kind == BPDQ_OP_TOP_K) {
       int64_t rows = op->top_k.rows == BPDQ_ROWS_LAST ? 1 : e->max_tokens;
@@ -156,8 +157,9 @@ static bpdq_status allocate_work(bpdq_executable *e, const bpdq_program *program
   uint64_t scalars = bpdq_round_up((uint64_t)(HEADER + 2 * e->max_tokens) * 4, 256);
   measure_work(e, program);
   e->taken_bytes = bytes_taken(e, program);
-  uint64_t prepared = bpdq_round_up(e->work.prepared_bytes, 256), attention = bpdq_round_up(e->work.attention_bytes, 256);
-  uint64_t gemm = bpdq_round_up(e->work.gemm_bytes, 256), total = scalars + prepared + gemm + attention + e->work.top_k_bytes;
+  uint64_t prepared = bpdq_round_up(e->work.prepared_bytes, 256), gemm = bpdq_round_up(e->work.gemm_bytes, 256);
+  uint64_t attention = bpdq_round_up(e->work.attention_bytes, 256), sums = bpdq_round_up(e->work.sums_bytes, 256);
+  uint64_t total = scalars + prepared + gemm + attention + sums + e->work.top_k_bytes;
   BPDQ_TRY(cuda_allocate(e->backend, total, "work memory", &e->memory, &e->charged, error));
   BPDQ_TRY(cuda_check(cudaMemsetAsync(e->memory, 0, total, e->state->stream), error, "clearing work memory"));
   BPDQ_TRY(cuda_check(cudaHostAlloc((void **)&e->host_run, scalars, cudaHostAllocMapped), error, "allocating mapped host memory"));
@@ -166,7 +168,8 @@ static bpdq_status allocate_work(bpdq_executable *e, const bpdq_program *program
   e->work.prepared = at + scalars;
   e->work.gemm = e->work.prepared + prepared;
   e->work.attention = e->work.gemm + gemm;
-  e->work.top_k = e->work.attention + attention;
+  e->work.sums = e->work.attention + attention;
+  e->work.top_k = e->work.sums + sums;
   return BPDQ_OK;
 }
 
@@ -250,8 +253,8 @@ static cudaError_t launch_decode(const bpdq_cuda_queue *queue, bpdq_executable *
   bpdq_cuda_heads heads = heads_of(e, a->heads, a->kv_heads, a->head_dim, a->context);
   bpdq_cuda_cache cache = cache_of(e->state, a->k_cache, a->v_cache);
   bpdq_cuda_rope rope = rope_of(e->state, &e->ops[i].rope_cache);
-  cudaError_t result = bpdq_cuda_attention_decode(queue, &heads, &rope, a->scale, &cache, e->work.attention);
-  bpdq_cuda_attention_sums sums = bpdq_cuda_attention_sums_of(queue, &heads, cache.type, e->work.attention);
+  cudaError_t result = bpdq_cuda_attention_decode(queue, &heads, &rope, a->scale, &cache, e->work.sums);
+  bpdq_cuda_attention_sums sums = bpdq_cuda_attention_sums_of(queue, &heads, cache.type, e->work.sums);
   *next = i + 2;
   if (result != cudaSuccess) return result;
   const bpdq_op *behind = *next < e->op_count ? &e->ops[*next] : NULL;

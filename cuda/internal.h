@@ -86,8 +86,8 @@ struct bpdq_executable {
   void *memory; /* run scalars and work arrays */
   uint64_t charged;
   struct work_space {
-    char *prepared, *gemm, *attention, *top_k;
-    uint64_t prepared_bytes, gemm_bytes, attention_bytes, top_k_bytes;
+    char *prepared, *gemm, *attention, *sums, *top_k; /* attention keeps counters that are zero between runs, so its sums lie elsewhere */
+    uint64_t prepared_bytes, gemm_bytes, attention_bytes, sums_bytes, top_k_bytes;
   } work;
   bpdq_tensor *mirrored; /* tensors whose mirror each run fills */
   size_t mirrored_count;

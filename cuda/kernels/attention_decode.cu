@@ -38,8 +38,9 @@ struct decode_chunk {
     return piece;
   }
 
-  /* One warp's rows, from cache row `row` of the head on, to its place in the chunk. */
-  __device__ __forceinline__ static void request_keys(const bpdq_cuda_cache &c, int64_t row, char *keys, int warp, int lane) {
+  /* One warp's rows, from cache row `row` of the head on, to its place in the chunk; with both scales, since a warp needs those of its
+   * values for its probabilities, before it has met the other warps. */
+  __device__ __forceinline__ static void request_keys(const bpdq_cuda_cache &c, int64_t row, char *keys, char *values, int warp, int lane) {
     const char *from = (const char *)c.keys + row * ROW + lane * 16;
     char *to = keys + warp * 32 * ROW;
 #pragma unroll 4
@@ -47,17 +48,17 @@ struct decode_chunk {
       int piece = i * 32 + lane, r = piece / PIECES;
       copy_async_16(to + (r * PIECES + key_piece(r, piece % PIECES)) * 16, from + i * 512);
     }
-    if (Q8 && lane < 8) copy_async_16(keys + DATA + (warp * 32 + lane * 4) * 4, c.key_scales + row + lane * 4);
+    int four = (lane & 7) * 4;
+    if (Q8 && lane < 16)
+      copy_async_16((lane < 8 ? keys : values) + DATA + (warp * 32 + four) * 4, (lane < 8 ? c.key_scales : c.value_scales) + row + four);
   }
   /* All warps: the rows of the warps first_warp .., from cache row `row` of the head on. */
   __device__ __forceinline__ static void request_values(const bpdq_cuda_cache &c, int64_t row, char *values, int first_warp) {
     const char *from = (const char *)c.values + row * ROW;
     char *to = values + first_warp * 32 * ROW;
-    int bytes = (WARPS - first_warp) * 32 * ROW, scales = (WARPS - first_warp) * 8;
+    int bytes = (WARPS - first_warp) * 32 * ROW;
 #pragma unroll 4
     for (int at = threadIdx.x * 16; at < bytes; at += WARPS * 512) copy_async_16(to + at, from + at);
-    if (Q8 && (int)threadIdx.x < scales)
-      copy_async_16(values + DATA + (first_warp * 32 + threadIdx.x * 4) * 4, c.value_scales + row + threadIdx.x * 4);
   }
 
   __device__ __forceinline__ static uint4 expand(const char *from) {
@@ -330,7 +331,8 @@ __global__ void __launch_bounds__(WARPS * 32) attention_decode_kernel(decode_arg
   auto first_warp = [&](int chunk) { return chunk < s.chunks ? first_warp_of<WARPS>(s, s.top - chunk * layout::ROWS) : WARPS; };
   auto request_keys = [&](int chunk) {
     if (warp >= first_warp(chunk))
-      layout::request_keys(a.rope.cache, of_head + s.top - chunk * layout::ROWS - (WARPS - warp) * 32, keys(chunk), warp, lane);
+      layout::request_keys(a.rope.cache, of_head + s.top - chunk * layout::ROWS - (WARPS - warp) * 32, keys(chunk), values(chunk), warp,
+                           lane);
     copy_async_commit();
   };
   auto request_values = [&](int chunk) {

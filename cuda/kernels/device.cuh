@@ -18,11 +18,12 @@ static inline cudaError_t launch_status(const bpdq_cuda_queue *queue, cudaError_
   return result;
 }
 
-/* Launches `kernel` with the pointers to its arguments; raises the block's shared-memory limit where that is needed. `dependent` allows
- * the launch to overlap the kernel before it. */
+/* Launches `kernel` with the pointers to its arguments; raises the block's shared-memory limit where that may be needed: without that a
+ * kernel has 48 KiB, what it declares itself (16 KiB at most in these kernels) included. `dependent` allows the launch to overlap the
+ * kernel before it. */
 static inline cudaError_t launch_as(const bpdq_cuda_queue *queue, bool dependent, const void *kernel, dim3 grid, dim3 block, size_t shared,
                                     void **arguments) {
-  if (shared > 48 * 1024) {
+  if (shared > (48 - 16) * 1024) {
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (error != cudaSuccess) return launch_status(queue, error, kernel, "cudaFuncSetAttribute");
   }

@@ -98,7 +98,8 @@ static bool feed_history(suite *s, const char *name, const attention_case *c, co
   return true;
 }
 
-/* The checked run: all sequences' new rows at once; before it the rotation alone, which a backend may do on the way to attention. */
+/* The checked run: all sequences' new rows at once. Then the rotation alone, which a backend may do on the way to attention: not before it,
+ * since it fills the caches with the very rows that attention must find by itself. */
 static void check_run(suite *s, const char *name, const attention_case *c, const attention_data *d, suite_run *run,
                       bpdq_executable *rotation, double scale) {
   int64_t rows = c->sequences * c->tokens;
@@ -119,11 +120,11 @@ static void check_run(suite *s, const char *name, const attention_case *c, const
   bpdq_error error;
   expected_attention(c, d, scale, expected);
   if (suite_ok(s, name, s->backend->tensor_write(run->state, 0, 0, rows * d->width, qkv, &error), &error) &&
-      suite_ok(s, name, s->backend->run(rotation, &scalars.run, &error), &error) &&
-      suite_ok(s, name, s->backend->tensor_read(run->state, 0, 0, rows * d->width, both, &error), &error) &&
-      suite_ok(s, name, s->backend->tensor_write(run->state, 0, 0, rows * d->width, qkv, &error), &error) &&
       suite_ok(s, name, s->backend->run(run->executable, &scalars.run, &error), &error) &&
-      suite_ok(s, name, s->backend->tensor_read(run->state, 1, 0, rows * d->q_width, output, &error), &error)) {
+      suite_ok(s, name, s->backend->tensor_read(run->state, 1, 0, rows * d->q_width, output, &error), &error) &&
+      suite_ok(s, name, s->backend->tensor_write(run->state, 0, 0, rows * d->width, qkv, &error), &error) &&
+      suite_ok(s, name, s->backend->run(rotation, &scalars.run, &error), &error) &&
+      suite_ok(s, name, s->backend->tensor_read(run->state, 0, 0, rows * d->width, both, &error), &error)) {
     for (int64_t r = 0; r < rows; r++) memcpy(rotated + r * d->q_width, both + r * d->width, (size_t)d->q_width * sizeof *rotated);
     suite_compare(s, name, rotated, queries, rows * d->q_width, 1e-5);
     double tolerance = c->kv_type == BPDQ_KV_F32 ? 1e-5 : c->kv_type == BPDQ_KV_F16 ? 3e-3 : 3e-2;
@@ -138,7 +139,8 @@ static void check_run(suite *s, const char *name, const attention_case *c, const
 }
 
 #define PRODUCT_ROWS 48
-/* The product behind attention in a program of one row, of what attention gave: a backend may quantize its input in attention. */
+/* The product behind attention in a program of one row, of what attention gave: a backend may prepare its input in attention, or merge
+ * attention's sums in the preparation. */
 static void check_product(suite *s, const char *name, const attention_case *c, const oracle_matrix *weight, suite_run *run) {
   int64_t width = c->heads * c->head_dim;
   float *input = malloc((size_t)width * sizeof *input), got[PRODUCT_ROWS];
@@ -245,7 +247,9 @@ static void few_rows(suite *s) {
       {28, 4, 128, 300, 3, 280, 5, BPDQ_KV_F16, true, 100}, {7, 1, 80, 130, 5, 100, 3, BPDQ_KV_F16, false, 19},
       {8, 1, 96, 200, 2, 160, 8, BPDQ_KV_Q8, true, 33},     {4, 4, 32, 70, 16, 60, 1, BPDQ_KV_F16, false, 4},
       {6, 2, 256, 90, 2, 62, 3, BPDQ_KV_Q8, false, 1},      {5, 1, 64, 1400, 2, 1380, 2, BPDQ_KV_F16, false, 700},
-      {8, 2, 256, 70, 3, 60, 1, BPDQ_KV_F16, true, 30},     {3, 3, 48, 50, 4, 31, 4, BPDQ_KV_Q8, false, 10}};
+      {8, 2, 256, 70, 3, 60, 1, BPDQ_KV_F16, true, 30},     {3, 3, 48, 50, 4, 31, 4, BPDQ_KV_Q8, false, 10},
+      {16, 16, 32, 700, 8, 690, 1, BPDQ_KV_Q8, false, 60},  {16, 16, 32, 700, 8, 690, 1, BPDQ_KV_F16, false, 60},
+      {4, 1, 64, 4500, 1, 4400, 4, BPDQ_KV_F16, false, 0}}; /* shares of several chunks; more than 16 shares */
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     run_attention(s, &cases[i], 1100 + i, cases[i].sequences * cases[i].tokens, BPDQ_ACTIVATIONS_8);
 }
