@@ -36,7 +36,7 @@ typedef struct bpdq_inputs_desc {
   double damping;        /* share of mean diag H for the factor; raised in steps of 0.01 until the factorisation succeeds */
   double target_damping; /* lambda of target and metric as a share of mean diag H */
   bool factor, metric;   /* what will be used: the factor by walks, the metric by sweeps, refits and keep_best */
-  bool reference_dead;   /* dead and padded columns get H_jj = 1 and W = 0 (spec section 3); else they get no say */
+  bool reference_dead;   /* dead and padded columns get H_jj = 1 and W = 0 (docs/format.md section 3); else they get no say */
 } bpdq_inputs_desc;
 
 typedef struct bpdq_inputs_info {
@@ -126,7 +126,7 @@ struct bpdq_algebra {
 
   /* Uniform grid of 2^planes levels per row and group, found where the group starts. With `compensate` GPTQ, else round to nearest. */
   bpdq_status (*uniform)(bpdq_algebra *algebra, bpdq_work *work, bool compensate, bpdq_error *error);
-  /* The variable grid of spec section 3. Leaves coefficients rounded to bf16. */
+  /* The variable grid of docs/format.md section 3. Leaves coefficients rounded to bf16. */
   bpdq_status (*walk)(bpdq_algebra *algebra, bpdq_work *work, const bpdq_walk_options *options, bpdq_error *error);
   /* One sweep of coordinate descent over all columns in the metric Hd = H + lambda I towards T; *changed weights took another level. */
   bpdq_status (*sweep)(bpdq_algebra *algebra, bpdq_work *work, int64_t *changed, bpdq_error *error);

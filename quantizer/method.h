@@ -40,7 +40,7 @@ bpdq_status bpdq_quantize_linear(bpdq_algebra *algebra, const bpdq_inputs *input
 /* Exact bits per weight of a [rows, columns] linear: planes, 16-bit coefficients and padding. */
 double bpdq_bits_per_weight(int64_t columns, int planes, int group);
 
-/* ---- the result in the checkpoint's layout (spec section 2) ---- */
+/* ---- the result in the checkpoint's layout (docs/format.md section 2) ---- */
 
 /* c as bf16 [groups, planes + 1, N], B as int32 [groups * group / 32, planes, N]; malloc'ed. `pool` may be NULL, here and below. */
 bpdq_status bpdq_pack_result(const bpdq_layer_result *result, bpdq_pool *pool, uint16_t **coefficients, uint32_t **bits, bpdq_error *error);

@@ -1,4 +1,4 @@
-/* The columns of H in the order of a walk (spec section 3 step 2), and what stands on the diagonal of dead and padded ones. */
+/* The columns of H in the order of a walk (docs/format.md section 3 step 2), and what stands on the diagonal of dead and padded ones. */
 #ifndef BPDQ_QUANTIZER_ORDER_H
 #define BPDQ_QUANTIZER_ORDER_H
 

@@ -1,5 +1,5 @@
-/* The published BPDQ algorithm (arXiv 2602.04163; spec section 3): one start, one iterate for all rows of a group, coefficients rounded
- * at the very end. */
+/* The published BPDQ algorithm (arXiv 2602.04163; docs/format.md section 3): one start, one iterate for all rows of a group, coefficients
+ * rounded at the very end. */
 #include "method.h"
 
 static bpdq_status run(bpdq_algebra *algebra, bpdq_work *work, const bpdq_quantize_options *options, bpdq_quantize_seconds *seconds,

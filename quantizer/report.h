@@ -19,7 +19,7 @@ void bpdq_layer_report_read(const json_t *object, bpdq_layer_report *report);
 json_t *bpdq_settings_json(const char *source, const bpdq_checkpoint *checkpoint, const bpdq_quantize_options *options,
                            const bpdq_calibration *calibration);
 
-/* quantization_config (spec section 2). `planes` holds the plane count of each linear, [layers * 7]; those that differ from
+/* quantization_config (docs/format.md section 2). `planes` holds the plane count of each linear, [layers * 7]; those that differ from
  * options->planes become `dynamic` overrides. */
 json_t *bpdq_quantization_json(const bpdq_checkpoint *checkpoint, const bpdq_quantize_options *options, const uint8_t *planes, bool head);
 

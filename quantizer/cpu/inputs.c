@@ -1,4 +1,4 @@
-/* H made ready: the walk order of spec section 3 step 2, the damped factor of step 3, and the metric of the sweeps. */
+/* H made ready: the walk order of docs/format.md section 3 step 2, the damped factor of step 3, and the metric of the sweeps. */
 #include <cblas.h>
 #include <lapacke.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* Cyclic coordinate descent (spec section 4): column by column, each weight takes the level that lowers (T - Q) Hd (T - Q)^T most. With
- * R = Hd (T - Q), changing a weight by d changes the objective by d^2 Hd_jj - 2 d R_j, so the best level is the one nearest to
+/* Cyclic coordinate descent (docs/format.md section 4): column by column, each weight takes the level that lowers (T - Q) Hd (T - Q)^T
+ * most. With R = Hd (T - Q), changing a weight by d changes the objective by d^2 Hd_jj - 2 d R_j, so the best level is the one nearest to
  * Q_j + R_j / Hd_jj.
  *
  * A task sweeps one chunk of rows over all columns. Inside a block of columns R is updated at once for the block alone, from the

@@ -1,4 +1,4 @@
-/* The walk over a variable grid, spec section 3 steps 4 and 5. Each group of columns is refined from one or several starts; each
+/* The walk over a variable grid, docs/format.md section 3 steps 4 and 5. Each group of columns is refined from one or several starts; each
  * refinement walks the columns GPTQ-style with the current levels and refits the coefficients against the group's own target. All
  * iterates are kept until the best is known (of all rows together as published, or of each row), then its errors are pushed on.
  *
@@ -156,7 +156,7 @@ BPDQ_VECTOR_CLONES static void find_errors(const walk_loop *loop, const lanes_t 
 
 /* ---- start and walk ---- */
 
-/* The kept planes of an asymmetric 8-bit code of each row (spec section 3 step 4, first bullet). */
+/* The kept planes of an asymmetric 8-bit code of each row (docs/format.md section 3 step 4, first bullet). */
 static void start_from_code(const walk_loop *loop, int64_t row, uint8_t *codes) {
   const bpdq_work *work = loop->work;
   const float *values = loop->current + loop->begin * work->stride + row;

@@ -1,5 +1,5 @@
-/* H made ready: the walk order of spec section 3 step 2, the damped factor of step 3, and the metric of the sweeps. Order and diagonal are
- * found on the host, as the CPU back end does it. */
+/* H made ready: the walk order of docs/format.md section 3 step 2, the damped factor of step 3, and the metric of the sweeps. Order and
+ * diagonal are found on the host, as the CPU back end does it. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -23,7 +23,7 @@ static inline size_t bpdq_dtype_size(bpdq_dtype type) { return type == BPDQ_F32 
 typedef enum bpdq_weight_kind {
   BPDQ_WEIGHT_VECTOR, /* [N] (norms, biases): kept as f32 */
   BPDQ_WEIGHT_DENSE,  /* [N, K] row-major */
-  BPDQ_WEIGHT_PLANES  /* [N, K] as bit-planes (spec section 2) */
+  BPDQ_WEIGHT_PLANES  /* [N, K] as bit-planes (docs/format.md section 2) */
 } bpdq_weight_kind;
 
 /* One matrix or vector in checkpoint layout. A weight may be stacked from several parts along N (q, k and v in one product): parts

@@ -80,7 +80,7 @@ static bpdq_status require(locator *at, const char *name, int64_t rows, int64_t 
 
 /* ---- bit-plane linears ---- */
 
-/* B [T, k, N] and c [G, k+1, N] against N and K: 32 T = G g columns with ceil(K / g) = G (spec section 2). */
+/* B [T, k, N] and c [G, k+1, N] against N and K: 32 T = G g columns with ceil(K / g) = G (docs/format.md section 2). */
 static bpdq_status check_planes(locator *at, bpdq_linear_source *linear) {
   const bpdq_stored_tensor *bits = linear->bits, *coefficients = linear->coefficients;
   if (bits->type != BPDQ_STORED_I32 || bits->dimensions != 3) return fail_tensor(at, bits, "must be I32 with 3 dimensions");

@@ -33,9 +33,9 @@ typedef struct bpdq_checkpoint {
   uint64_t weight_bytes;     /* of all tensors used */
 } bpdq_checkpoint;
 
-/* Opens and checks. Group and plane counts come from the tensor shapes; where the JSON says otherwise a warning is logged (spec section 2).
- * Coefficient values are not read here (backends check that they are finite while repacking). Tensors that the decoder does not use are
- * ignored with one warning, rotary inverse-frequency buffers silently. */
+/* Opens and checks. Group and plane counts come from the tensor shapes; where the JSON says otherwise a warning is logged (docs/format.md
+ * section 2). Coefficient values are not read here (backends check that they are finite while repacking). Tensors that the decoder does not
+ * use are ignored with one warning, rotary inverse-frequency buffers silently. */
 bpdq_status bpdq_checkpoint_open(const char *folder, bpdq_checkpoint *checkpoint, const bpdq_log *log, bpdq_error *error);
 void bpdq_checkpoint_close(bpdq_checkpoint *checkpoint); /* frees what it holds; safe on a zeroed struct */
 

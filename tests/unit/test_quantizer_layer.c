@@ -61,7 +61,7 @@ static double stored(const vector *v, const char *key) {
   return value;
 }
 
-/* W' [n, j] by the formula of spec section 1 from c and B as they lie in the file. */
+/* W' [n, j] by the formula of docs/format.md section 1 from c and B as they lie in the file. */
 static double level(const bpdq_stored_tensor *c, const bpdq_stored_tensor *b, const vector *v, int64_t row, int64_t column) {
   int64_t rows = b->shape[2], group = column / v->group;
   double value = 0;

@@ -111,7 +111,7 @@ static __device__ float find_errors(const bpdq_gpu_walk &w, const float *goal, c
 
 /* ---- starts ---- */
 
-/* The kept planes of an asymmetric 8-bit code (spec section 3 step 4, first bullet). */
+/* The kept planes of an asymmetric 8-bit code (docs/format.md section 3 step 4, first bullet). */
 template <int PLANES>
 static __device__ void start_from_code(const bpdq_gpu_walk &w, const float *values, uint8_t *codes) {
   const int64_t stride = w.state.stride;
