@@ -38,6 +38,8 @@ static const option options[] = {
     {0, "overwrite", OPTION_FLAG, offsetof(quantize_flags, overwrite), NULL, "replace DST where it exists", 0, 0, NULL},
 };
 static const option_table table = TABLE_OF("options", options);
+static const option output_options[] = {QUANTIZING_JSON_OPTION("one JSON object on stdout"), QUANTIZING_QUIET_OPTION};
+static const option_table output_table = TABLE_OF("output", output_options);
 
 /* What the callbacks of one run share. */
 typedef struct watcher {
@@ -100,7 +102,7 @@ static int run(const command *self, int argc, char **argv) {
   bpdq_quantize_options chosen = bpdq_quantize_default_options();
   quantize_flags own = {.samples = chosen.samples, .sequence_length = chosen.sequence_length, .device = -1};
   quantizing_flags flags = quantizing_flags_default();
-  void *bases[] = {&own, &flags, &flags};
+  void *bases[] = {&own, &flags, &flags, &flags};
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
@@ -141,7 +143,7 @@ const command command_quantize = {
     .name = "quantize",
     .summary = "make a BPDQ checkpoint of a dense model",
     .positionals = {"SRC", "DST"},
-    .tables = {&table, &quantizing_flag_table, &recipe_flag_table},
+    .tables = {&table, &quantizing_flag_table, &recipe_flag_table, &output_table},
     .details =
         "SRC is a Hugging Face folder; DST appears complete or not at all. A line per layer goes to stderr: its objective relative to\n"
         "round to nearest and to GPTQ (with --compare-gptq). An interrupted run keeps its finished blocks for --resume.\n\n"

@@ -3,6 +3,9 @@
 
 #include "quantizing.h"
 
+static const option output_options[] = {QUANTIZING_JSON_OPTION("as without it: stdout is one JSON object"), QUANTIZING_QUIET_OPTION};
+static const option_table output_table = TABLE_OF("output", output_options);
+
 static json_t *number_or_null(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 
 static int print_report(const bpdq_layer_report *r) {
@@ -15,7 +18,7 @@ static int print_report(const bpdq_layer_report *r) {
 
 static int run(const command *self, int argc, char **argv) {
   quantizing_flags flags = quantizing_flags_default();
-  void *bases[] = {&flags, &flags};
+  void *bases[] = {&flags, &flags, &flags};
   const char *words[MAX_POSITIONALS];
   bpdq_quantize_options chosen;
   int code;
@@ -40,10 +43,12 @@ const command command_quantize_layer = {
     .name = "quantize-layer",
     .summary = "quantize one linear layer from a file with W and H",
     .positionals = {"IN.safetensors", "OUT.safetensors"},
-    .tables = {&quantizing_flag_table, &recipe_flag_table},
+    .tables = {&quantizing_flag_table, &recipe_flag_table, &output_table},
     .details =
-        "IN holds W f32 [N, K] and H f32 [K, K]; OUT gets c (bf16), B (int32 bit-planes) and Q (f32). Prints one JSON object with\n"
-        "herr = tr((W-Q) H (W-Q)^T) of the result with its coefficients rounded to bf16.",
+        "IN holds W f32 [N, K] and H f32 [K, K] (undamped); OUT gets c (bf16), B (int32 bit-planes) and Q (f32). --method bpdq also uses\n"
+        "two tensors that IN need not hold: C f32 [K, K], the cross covariance of the dense model's inputs with those of H (unless\n"
+        "--no-dense-target), and R f32 [N, K], that of the residual stream's error with them (unless --no-residual-target). Prints one\n"
+        "JSON object with herr = tr((W-Q) H (W-Q)^T) of the result with its coefficients rounded to bf16.",
     .examples =
         "bpdq quantize-layer layer.safetensors out.safetensors --planes 2 --group 64\n"
         "bpdq quantize-layer layer.safetensors out.safetensors --planes 3 --group 128 --method reference",

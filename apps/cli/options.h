@@ -33,7 +33,7 @@ typedef struct option_table {
   size_t count;
 } option_table;
 
-#define MAX_TABLES 3
+#define MAX_TABLES 6
 #define MAX_POSITIONALS 2
 
 typedef struct command {

@@ -25,8 +25,6 @@ static const option options[] = {
     {'t', "threads", OPTION_INTEGER, offsetof(quantizing_flags, threads), "N", "CPU threads (default: one per core)", 0, 4096, NULL},
     {0, "compare-gptq", OPTION_FLAG, offsetof(quantizing_flags, compare_gptq), NULL, "also run GPTQ on each layer, for the report", 0, 0,
      NULL},
-    {0, "json", OPTION_FLAG, offsetof(quantizing_flags, json), NULL, "one JSON object on stdout", 0, 0, NULL},
-    {'q', "quiet", OPTION_FLAG, offsetof(quantizing_flags, quiet), NULL, "no log lines, no progress", 0, 0, NULL},
 };
 const option_table quantizing_flag_table = TABLE_OF("quantization", options);
 

@@ -19,6 +19,11 @@ typedef struct quantizing_flags {
 } quantizing_flags;
 
 extern const option_table quantizing_flag_table, recipe_flag_table;
+/* Rows of each command's table of its output. */
+#define QUANTIZING_JSON_OPTION(help) \
+  { 0, "json", OPTION_FLAG, offsetof(quantizing_flags, json), NULL, help, 0, 0, NULL }
+#define QUANTIZING_QUIET_OPTION \
+  { 'q', "quiet", OPTION_FLAG, offsetof(quantizing_flags, quiet), NULL, "no log lines, no progress", 0, 0, NULL }
 quantizing_flags quantizing_flags_default(void);
 /* Checks what the table cannot; false after the error line, with *exit_code. `flags` must live as long as `options`. */
 bool quantizing_options(const command *command, quantizing_flags *flags, bpdq_quantize_options *options, int *exit_code);
