@@ -54,7 +54,7 @@ void progress_end(progress_bar *bar); /* clears the line */
 /* A bpdq_progress_callback; user: a progress_bar. Stops on an interrupt. */
 bool progress_callback(void *user, double fraction);
 
-/* ---- options of every command that runs a model ---- */
+/* ---- options that several commands share ---- */
 
 enum { CLI_ACTIVATIONS_F32 = 1 };
 
@@ -65,10 +65,21 @@ typedef struct model_flags {
   uint64_t memory_cap;
   int kv; /* 0: f16, 1: q8 */
   int64_t context;
-  const char *chat_template; /* path */
+  const char *chat_template; /* path; an option of `chat` alone */
   bool json, quiet;
 } model_flags;
-extern const option_table model_flag_table, output_flag_table;
+
+/* A command lists the tables of what it uses; each fills a model_flags. */
+extern const option_table device_flag_table, output_flag_table;
+extern const option_table model_flag_table;  /* both and the context, for the benchmarks */
+extern const option_table unused_flag_table; /* what every command with a MODEL takes, for those that run none of its layers */
+/* Rows of a table of the command's own: what --ctx is by default differs. */
+#define CLI_CONTEXT_OPTION(by_default) \
+  { 'c', "ctx", OPTION_INTEGER, offsetof(model_flags, context), "N", "tokens of context (default: " by_default ")", 1, 2147483647, NULL }
+#define CLI_KV_OPTION \
+  { 0, "kv", OPTION_CHOICE, offsetof(model_flags, kv), "f16|q8", "precision of the KV cache (default f16)", 0, 0, cli_kv_words }
+extern const char *const cli_kv_words[];
+
 model_flags model_flags_default(void);
 
 /* A loaded model with what its options and callbacks refer to. */

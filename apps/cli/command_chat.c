@@ -7,13 +7,20 @@
 #include "sampling.h"
 
 typedef struct chat_flags {
-  const char *system;
+  const char *system, *chat_template;
+  int64_t tokens;
 } chat_flags;
 
 static const option options[] = {
     {0, "system", OPTION_TEXT, offsetof(chat_flags, system), "TEXT", "system message", 0, 0, NULL},
+    {0, "chat-template", OPTION_TEXT, offsetof(chat_flags, chat_template), "FILE", "Jinja file instead of the model's chat template", 0, 0,
+     NULL},
+    {'n', "tokens", OPTION_INTEGER, offsetof(chat_flags, tokens), "N", "most tokens of an answer (default 0: until the context is full)", 0,
+     2147483647, NULL},
 };
 static const option_table table = TABLE_OF("options", options);
+static const option context_options[] = {CLI_CONTEXT_OPTION("the model's, at most 4096"), CLI_KV_OPTION};
+static const option_table context_table = TABLE_OF("context", context_options);
 
 typedef struct chat {
   conversation talk;
@@ -118,7 +125,7 @@ static bpdq_status check_template(const bpdq_model *model, bpdq_error *error) {
 
 static int start(cli_model *loaded, const model_flags *flags, const chat_flags *own, const sampling_flags *sampling) {
   bpdq_error error = {0};
-  chat c = {.sampling = cli_sampling(sampling), .max_tokens = (size_t)sampling->tokens, .json = flags->json, .quiet = flags->quiet};
+  chat c = {.sampling = cli_sampling(sampling), .max_tokens = (size_t)own->tokens, .json = flags->json, .quiet = flags->quiet};
   c.talk.model = loaded->model;
   bpdq_session_options session_options = cli_session_options(flags);
   if (check_template(loaded->model, &error) != BPDQ_OK) return cli_fail(&error);
@@ -140,11 +147,11 @@ static int run(const command *self, int argc, char **argv) {
   chat_flags own = {0};
   sampling_flags sampling = sampling_flags_default();
   model_flags flags = model_flags_default();
-  void *bases[] = {&own, &sampling, &flags};
+  void *bases[] = {&own, &sampling, &flags, &flags, &flags};
   const char *words[MAX_POSITIONALS];
   int code;
-  sampling.tokens = 0;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
+  flags.chat_template = own.chat_template;
   cli_model loaded;
   code = cli_load(words[0], &flags, false, &loaded);
   if (code != 0) return code;
@@ -157,11 +164,11 @@ const command command_chat = {
     .name = "chat",
     .summary = "talk with a model",
     .positionals = {"MODEL"},
-    .tables = {&table, &sampling_flag_table, &model_flag_table},
+    .tables = {&table, &sampling_flag_table, &context_table, &device_flag_table, &output_flag_table},
     .details =
-        "Lines are messages, edited with the arrow keys and kept in a history. Ctrl-C stops an answer, Ctrl-D leaves. Here an answer is "
-        "as\n"
-        "long as the context allows unless -n says otherwise. Where stdin is no terminal, each of its lines is a message.",
+        "Lines are messages, edited with the arrow keys and kept in a history; /reset forgets the conversation, /exit or Ctrl-D leaves,\n"
+        "/help lists these, and Ctrl-C stops an answer. Where stdin is no terminal, each of its lines is a message. Once the context is\n"
+        "full, the oldest turns are forgotten.",
     .examples =
         "bpdq chat Qwen2.5-7B-k2\n"
         "bpdq chat Qwen2.5-7B-k2 --system \"Answer in one sentence.\" --temp 0.3\n"

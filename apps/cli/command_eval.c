@@ -28,6 +28,9 @@ static const option options[] = {
     {0, "task", OPTION_CHOICE, offsetof(eval_flags, task), "NAME", "answer the questions of a task instead: gsm8k", 0, 0, task_words},
 };
 static const option_table table = TABLE_OF("options", options);
+static const option context_options[] = {
+    CLI_CONTEXT_OPTION("1024, with --task the longest prompt\nand 256 tokens for its answer; at most the model's"), CLI_KV_OPTION};
+static const option_table context_table = TABLE_OF("context", context_options);
 
 typedef struct side { /* one of the two models */
   cli_model loaded;
@@ -180,7 +183,7 @@ static int run(const command *self, int argc, char **argv) {
   eval_flags own = {.task = -1};
   gsm8k_flags task = gsm8k_flags_default();
   model_flags flags = model_flags_default();
-  void *bases[] = {&own, &task, &flags};
+  void *bases[] = {&own, &task, &flags, &flags, &flags};
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
@@ -222,7 +225,7 @@ const command command_eval = {
     .name = "eval",
     .summary = "perplexity on a text, KL to a dense model, or answers to the questions of a task",
     .positionals = {"MODEL"},
-    .tables = {&table, &gsm8k_flag_table, &model_flag_table},
+    .tables = {&table, &gsm8k_flag_table, &context_table, &device_flag_table, &output_flag_table},
     .details =
         "The file is tokenized as a whole and cut into windows of --ctx tokens (default 1024) that do not overlap; positions 1 to\n"
         "ctx-1 of each are scored; a text shorter than a window is scored as it is. The DENSE\n"

@@ -15,6 +15,8 @@ static const option options[] = {
     {'o', "output", OPTION_TEXT, offsetof(logits_flags, output), "FILE", "safetensors file to write", 0, 0, NULL},
 };
 static const option_table table = TABLE_OF("options", options);
+static const option context_options[] = {CLI_CONTEXT_OPTION("the number of ids"), CLI_KV_OPTION};
+static const option_table context_table = TABLE_OF("context", context_options);
 
 /* A safetensors header for the one tensor "logits", padded so that the data behind it is 8-byte aligned. */
 static bool write_header(console_output *file, size_t tokens, int64_t vocab, char *message, size_t size) {
@@ -83,7 +85,7 @@ static int logits_to_file(cli_model *loaded, const model_flags *flags, const log
 static int run(const command *self, int argc, char **argv) {
   logits_flags own = {0};
   model_flags flags = model_flags_default();
-  void *bases[] = {&own, &flags};
+  void *bases[] = {&own, &flags, &flags, &flags};
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
@@ -110,7 +112,7 @@ const command command_logits = {
     .name = "logits",
     .summary = "the logits of every position, as a safetensors file",
     .positionals = {"MODEL"},
-    .tables = {&table, &model_flag_table},
+    .tables = {&table, &context_table, &device_flag_table, &output_flag_table},
     .details = "Writes one tensor \"logits\", f32 [tokens, vocab].",
     .examples =
         "bpdq logits Qwen2.5-7B-k2 --ids 9707,11,1879 -o logits.safetensors\n"

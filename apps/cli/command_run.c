@@ -8,14 +8,20 @@
 
 typedef struct run_flags {
   const char *prompt, *file, *ids;
+  int64_t tokens;
 } run_flags;
 
 static const option options[] = {
     {'p', "prompt", OPTION_TEXT, offsetof(run_flags, prompt), "TEXT", "what to continue", 0, 0, NULL},
     {'f', "file", OPTION_TEXT, offsetof(run_flags, file), "FILE", "read the prompt from a file (- is standard input)", 0, 0, NULL},
     {0, "ids", OPTION_TEXT, offsetof(run_flags, ids), "1,2,3", "the prompt as token ids", 0, 0, NULL},
+    {'n', "tokens", OPTION_INTEGER, offsetof(run_flags, tokens), "N", "most tokens to generate (default 256; 0: until the context is full)",
+     0, 2147483647, NULL},
 };
 static const option_table table = TABLE_OF("options", options);
+static const option context_options[] = {CLI_CONTEXT_OPTION("what the prompt and -n need, at least\n4096, as far as the model goes"),
+                                         CLI_KV_OPTION};
+static const option_table context_table = TABLE_OF("context", context_options);
 
 /* What to continue: a text, or the ids that stand for it. */
 typedef struct prompt {
@@ -79,19 +85,19 @@ static int print_result(const prompt *prompt, const printer *p, const bpdq_gener
                                   cli_rate(g->generated_tokens, g->decode_seconds), "end_of_text", g->end_of_text));
 }
 
-static int generate(cli_model *loaded, const model_flags *flags, const sampling_flags *sampling, const prompt *prompt) {
+static int generate(cli_model *loaded, const model_flags *flags, const sampling_flags *sampling, const prompt *prompt, int64_t tokens) {
   bpdq_error error = {0};
   bpdq_session *session = NULL;
   bpdq_generation result = {0};
   printer out = {.stream = !flags->json, .ids = json_array()};
   bpdq_session_options options = cli_session_options(flags);
   bpdq_sampling chosen = cli_sampling(sampling);
-  if (!options.context) options.context = context_for(loaded->model, prompt->count, sampling->tokens);
+  if (!options.context) options.context = context_for(loaded->model, prompt->count, tokens);
   bpdq_status status = bpdq_session_create(loaded->model, &options, &session, &error);
   if (status == BPDQ_OK) {
     if ((int64_t)prompt->count <= bpdq_session_context(session)) cli_log_release(&loaded->log);
     console_stop_session(session);
-    status = bpdq_generate(session, prompt->ids, prompt->count, (size_t)sampling->tokens, &chosen, on_text, &out, &result, &error);
+    status = bpdq_generate(session, prompt->ids, prompt->count, (size_t)tokens, &chosen, on_text, &out, &result, &error);
     console_stop_session(NULL);
   }
   int code;
@@ -120,10 +126,10 @@ static int complete_prompt(const bpdq_model *model, prompt *prompt, char **made_
 }
 
 static int run(const command *self, int argc, char **argv) {
-  run_flags own = {0};
+  run_flags own = {.tokens = 256};
   sampling_flags sampling = sampling_flags_default();
   model_flags flags = model_flags_default();
-  void *bases[] = {&own, &sampling, &flags};
+  void *bases[] = {&own, &sampling, &flags, &flags, &flags};
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
@@ -137,7 +143,7 @@ static int run(const command *self, int argc, char **argv) {
   code = cli_load(words[0], &flags, false, &loaded);
   if (code == 0) {
     code = complete_prompt(loaded.model, &prompt, &made_text);
-    if (code == 0) code = generate(&loaded, &flags, &sampling, &prompt);
+    if (code == 0) code = generate(&loaded, &flags, &sampling, &prompt, own.tokens);
     cli_unload(&loaded);
   }
   free(made_text);
@@ -149,7 +155,7 @@ const command command_run = {
     .name = "run",
     .summary = "continue a text",
     .positionals = {"MODEL"},
-    .tables = {&table, &sampling_flag_table, &model_flag_table},
+    .tables = {&table, &sampling_flag_table, &context_table, &device_flag_table, &output_flag_table},
     .details = "The text is streamed to stdout, the speed of prompt and decoding goes to stderr.",
     .examples =
         "bpdq run Qwen2.5-7B-k2 -p \"It was a dark and stormy night, and the\" -n 200\n"

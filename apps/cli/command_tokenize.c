@@ -61,7 +61,7 @@ static int decode(const bpdq_model *model, const tokenize_flags *own, const int3
 static int run(const command *self, int argc, char **argv) {
   tokenize_flags own = {0};
   model_flags flags = model_flags_default();
-  void *bases[] = {&own, &flags};
+  void *bases[] = {&own, &flags, &flags};
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
@@ -88,7 +88,7 @@ const command command_tokenize = {
     .name = "tokenize",
     .summary = "the ids of a text, or the text of ids",
     .positionals = {"MODEL"},
-    .tables = {&table, &model_flag_table},
+    .tables = {&table, &output_flag_table, &unused_flag_table},
     .details =
         "Only the tokenizer is loaded: no weights, no device. Ids are those of the Python library's encode(), the text that of its "
         "decode().",

@@ -96,36 +96,46 @@ json_t *cli_json_text(const char *text, size_t length) {
   return string;
 }
 
-/* ---- options of every command that runs a model ---- */
+/* ---- options that several commands share ---- */
 
 static const char *const activation_words[] = {"default", "f32", "16", "8", NULL};
-static const char *const kv_words[] = {"f16", "q8", NULL};
+const char *const cli_kv_words[] = {"f16", "q8", NULL};
 
-static const option model_options[] = {
-    {0, "backend", OPTION_TEXT, offsetof(model_flags, backend), "NAME", "cpu, vulkan or cuda (default: BPDQ_BACKEND, else the best device)",
-     0, 0, NULL},
-    {0, "device", OPTION_INTEGER, offsetof(model_flags, device), "N", "number of the device, as `bpdq devices` lists it (BPDQ_DEVICE)", 0,
-     1023, NULL},
-    {'t', "threads", OPTION_INTEGER, offsetof(model_flags, threads), "N", "CPU threads (default: one per core)", 0, 4096, NULL},
-    {0, "activations", OPTION_CHOICE, offsetof(model_flags, activations), "f32|16|8",
-     "precision of activations in bit-plane products\n(default: the fastest that keeps the KL within 1e-3)", 0, 0, activation_words},
-    {0, "memory-cap", OPTION_SIZE, offsetof(model_flags, memory_cap), "SIZE",
-     "most device memory to use, as 22.69GiB; a bare number is MiB", 0, 0, NULL},
-    {0, "kv", OPTION_CHOICE, offsetof(model_flags, kv), "f16|q8", "precision of the KV cache (default f16)", 0, 0, kv_words},
-    {'c', "ctx", OPTION_INTEGER, offsetof(model_flags, context), "N", "tokens of context (default: the model's, at most 4096)", 1,
-     2147483647, NULL},
-    {0, "chat-template", OPTION_TEXT, offsetof(model_flags, chat_template), "FILE", "Jinja file instead of the model's chat template", 0, 0,
-     NULL},
-    {0, "json", OPTION_FLAG, offsetof(model_flags, json), NULL, "one JSON object on stdout", 0, 0, NULL},
-    {'q', "quiet", OPTION_FLAG, offsetof(model_flags, quiet), NULL, "no log lines, no progress", 0, 0, NULL},
-};
-const option_table model_flag_table = TABLE_OF("model options", model_options);
+/* Rows that stand in several tables. */
+#define BACKEND_ROW                                                                     \
+  {                                                                                     \
+    0, "backend", OPTION_TEXT, offsetof(model_flags, backend), "NAME",                  \
+        "cpu, vulkan or cuda (default: BPDQ_BACKEND, else the best device)", 0, 0, NULL \
+  }
+#define DEVICE_ROW                                                                                                                        \
+  {                                                                                                                                       \
+    0, "device", OPTION_INTEGER, offsetof(model_flags, device), "N", "number of the device, as `bpdq devices` lists it (BPDQ_DEVICE)", 0, \
+        1023, NULL                                                                                                                        \
+  }
+#define THREADS_ROW \
+  { 't', "threads", OPTION_INTEGER, offsetof(model_flags, threads), "N", "CPU threads (default: one per core)", 0, 4096, NULL }
+#define MEMORY_CAP_ROW                                                             \
+  {                                                                                \
+    0, "memory-cap", OPTION_SIZE, offsetof(model_flags, memory_cap), "SIZE",       \
+        "most device memory to use, as 22.69GiB; a bare number is MiB", 0, 0, NULL \
+  }
+#define JSON_ROW \
+  { 0, "json", OPTION_FLAG, offsetof(model_flags, json), NULL, "one JSON object on stdout", 0, 0, NULL }
+#define QUIET_ROW \
+  { 'q', "quiet", OPTION_FLAG, offsetof(model_flags, quiet), NULL, "no log lines, no progress", 0, 0, NULL }
+#define ACTIVATIONS_ROW(help) \
+  { 0, "activations", OPTION_CHOICE, offsetof(model_flags, activations), "f32|16|8", help, 0, 0, activation_words }
+#define DEVICE_ROWS BACKEND_ROW, DEVICE_ROW, THREADS_ROW, ACTIVATIONS_ROW(ACTIVATIONS_HELP), MEMORY_CAP_ROW
+#define ACTIVATIONS_HELP "precision of activations in bit-plane products\n(default: the fastest that keeps the KL within 1e-3)"
 
-static const option output_options[] = {
-    {0, "json", OPTION_FLAG, offsetof(model_flags, json), NULL, "one JSON object on stdout", 0, 0, NULL},
-    {'q', "quiet", OPTION_FLAG, offsetof(model_flags, quiet), NULL, "no log lines, no progress", 0, 0, NULL},
-};
-const option_table output_flag_table = TABLE_OF("output options", output_options);
+static const option device_options[] = {DEVICE_ROWS};
+static const option output_options[] = {JSON_ROW, QUIET_ROW};
+static const option bench_options[] = {DEVICE_ROWS, CLI_CONTEXT_OPTION("--depth and the longest run"), CLI_KV_OPTION, JSON_ROW, QUIET_ROW};
+static const option unused_options[] = {ACTIVATIONS_ROW("as in the other commands; changes nothing here")};
+const option_table device_flag_table = TABLE_OF("device", device_options);
+const option_table output_flag_table = TABLE_OF("output", output_options);
+const option_table model_flag_table = TABLE_OF("model options", bench_options);
+const option_table unused_flag_table = TABLE_OF("also taken", unused_options);
 
 model_flags model_flags_default(void) { return (model_flags){.device = -1}; }
 

@@ -3,8 +3,6 @@
 #include <stdio.h>
 
 static const option options[] = {
-    {'n', "tokens", OPTION_INTEGER, offsetof(sampling_flags, tokens), "N",
-     "most tokens to generate (default 256; 0: until the context is full)", 0, 2147483647, NULL},
     {0, "temp", OPTION_NUMBER, offsetof(sampling_flags, temperature), "T", "temperature; 0 is greedy (default 0.7)", 0, 100, NULL},
     {0, "top-k", OPTION_INTEGER, offsetof(sampling_flags, top_k), "K", "keep the K likeliest tokens; 0: all (default 40)", 0, 16777216,
      NULL},
@@ -25,8 +23,7 @@ sampling_flags sampling_flags_default(void) {
                           .min_p = defaults.min_p,
                           .repetition_penalty = defaults.repetition_penalty,
                           .top_k = defaults.top_k,
-                          .seed = (int64_t)defaults.seed,
-                          .tokens = 256};
+                          .seed = (int64_t)defaults.seed};
 }
 
 bpdq_sampling cli_sampling(const sampling_flags *flags) {

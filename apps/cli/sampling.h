@@ -6,7 +6,7 @@
 
 typedef struct sampling_flags {
   double temperature, top_p, min_p, repetition_penalty;
-  int64_t top_k, seed, tokens;
+  int64_t top_k, seed;
 } sampling_flags;
 
 extern const option_table sampling_flag_table;

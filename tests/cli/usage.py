@@ -8,17 +8,31 @@ sys.path.insert(0, str(Path(__file__).parent / "lib"))
 from cli import BPDQ, MODEL, Checks, bpdq  # noqa: E402
 
 COMMANDS = {
-    "run": ["-p, --prompt TEXT", "--temp T", "--top-k K", "--top-p P", "--min-p P", "--seed S", "--ctx N", "--activations f32|16|8"],
-    "chat": ["--system TEXT", "--chat-template FILE", "--kv f16|q8"],
+    "run": ["-p, --prompt TEXT", "--temp T", "--top-k K", "--top-p P", "--min-p P", "--seed S", "--ctx N", "at least", "default 256", "--activations f32|16|8"],
+    "chat": ["--system TEXT", "--chat-template FILE", "--kv f16|q8", "default 0: until the context", "at most 4096", "/reset", "/exit"],
     "devices": ["--json"],
-    "info": ["--ctx N"],
-    "tokenize": ["-p, --prompt TEXT", "--ids 1,2,3", "--json"],
-    "logits": ["--ids 1,2,3", "-o, --output FILE"],
-    "eval": ["--text FILE", "--against DENSE", "--ctx N", "--every N"],
+    "info": ["--ctx N", "--kv f16|q8", "--activations f32|16|8", "at most 4096"],
+    "tokenize": ["-p, --prompt TEXT", "--ids 1,2,3", "--json", "--activations f32|16|8"],
+    "logits": ["--ids 1,2,3", "-o, --output FILE", "the number of ids"],
+    "eval": ["--text FILE", "--against DENSE", "--ctx N", "default: 1024", "--every N"],
     "quantize": ["--planes K", "--group G", "--calib FILE", "--samples N", "--seqlen L", "--method WORD", "--resume", "--devices N,N"],
-    "quantize-layer": ["--planes K", "--group G", "--method WORD"],
-    "bench": ["--shape NAME", "--depth D", "--batch B", "md|json|csv", "--memory-cap SIZE", "--threads N"],
+    "quantize-layer": ["--planes K", "--group G", "--method WORD", "C f32 [K, K]", "R f32 [N, K]", "--json"],
+    "bench": ["--shape NAME", "--depth D", "default: --depth", "--batch B", "md|json|csv", "--memory-cap SIZE", "--threads N"],
     "bench-ops": ["--shape NAME"],
+}
+
+# What a command would ignore is no option of it.
+DEVICE = ["--backend", "--device", "--threads", "--memory-cap"]
+ABSENT = {
+    "run": ["--chat-template"],
+    "devices": DEVICE,
+    "info": [*DEVICE, "--chat-template"],
+    "tokenize": [*DEVICE, "--chat-template", "--kv", "--ctx"],
+    "logits": ["--chat-template"],
+    "eval": ["--chat-template"],
+    "quantize-layer": ["--backend", "--samples"],
+    "bench": ["--chat-template"],
+    "bench-ops": ["--chat-template"],
 }
 
 WRONG = [
@@ -44,6 +58,7 @@ WRONG = [
     (["run", MODEL, "-p", "x", "--kv", "f32"], ["--kv", "q8"]),
     (["run", MODEL, "-p", "x", "--memory-cap", "lots"], ["--memory-cap", "GiB"]),
     (["run", MODEL, "-p", "x", "--json=1"], ["takes no value"]),
+    (["info", MODEL, "--activations", "4"], ["--activations", "f32"]),
     (["tokenize", MODEL], ["--ids"]),
     (["tokenize", MODEL, "-p", "x", "--ids", "1"], ["--ids"]),
     (["tokenize", MODEL, "--ids", "1,b"], ["'1,b'"]),
@@ -100,6 +115,9 @@ def main():
         checks.that(result.returncode == 0 and result.stderr == b"", f"{name} --help: {result.stderr}")
         for part in [f"usage: bpdq {name}", "examples:", f"\n  bpdq {name}", *parts]:
             checks.that(part in text or (part.startswith("\n") and f"| bpdq {name}" in text), f"{name} --help does not say '{part}'")
+        for option in ABSENT.get(name, []):
+            checks.that(f" {option} " not in text, f"{name} --help offers {option}, which it ignores")
+            checks.wrong_usage(bpdq(name, option, "1"), f"unknown option {option}")
         checks.that(all(len(line) <= 160 for line in text.splitlines()), f"{name} --help has lines beyond 160 columns")
         checks.that(bpdq("help", name).stdout == result.stdout, f"help {name} differs from {name} --help")
     for words, parts in WRONG:
