@@ -40,7 +40,7 @@ static bool read_parts(const char *name, algebra_parts *parts) {
   return false;
 }
 
-bool bpdq_algebra_known(const char *name) {
+bool bpdq_quantize_algebra_known(const char *name) {
   algebra_parts parts;
   return read_parts(name, &parts);
 }

@@ -154,7 +154,6 @@ bpdq_status bpdq_cuda_algebra_create(int device, bpdq_algebra **algebra, bpdq_er
 /* By name: "cpu" (also for NULL), "cuda" (device 0) or "cuda:N", or several of one kind that share the work, joined by '+':
  * "cuda:0+cuda:1" (multi/multi.h). `threads` is for the CPU; "cpu+cpu" splits them. BPDQ_ERROR_UNSUPPORTED where CUDA was left out of the
  * build. */
-bool bpdq_algebra_known(const char *name);
 bpdq_status bpdq_algebra_create(const char *name, int threads, bpdq_algebra **algebra, bpdq_error *error);
 
 void bpdq_layer_result_free(bpdq_layer_result *result); /* safe on a zeroed struct */

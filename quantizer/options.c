@@ -84,7 +84,7 @@ bpdq_status bpdq_check_quantize_options(const bpdq_quantize_options *options, bp
   if (options->device < -1 || (options->device >= 0 && !options->backend))
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "device: %d given, must be the number of a device of a named backend, or -1",
                      options->device);
-  if (!bpdq_algebra_known(options->algebra))
+  if (!bpdq_quantize_algebra_known(options->algebra))
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT,
                      "algebra: '%s' is unknown, possible are cpu, cuda, cuda:N and several of a kind joined by +, like cuda:0+cuda:1",
                      options->algebra);

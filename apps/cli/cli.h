@@ -78,7 +78,7 @@ extern const option_table unused_flag_table; /* what every command with a MODEL 
   { 'c', "ctx", OPTION_INTEGER, offsetof(model_flags, context), "N", "tokens of context (default: " by_default ")", 1, 2147483647, NULL }
 #define CLI_KV_OPTION \
   { 0, "kv", OPTION_CHOICE, offsetof(model_flags, kv), "f16|q8", "precision of the KV cache (default f16)", 0, 0, cli_kv_words }
-extern const char *const cli_kv_words[];
+extern const char *const cli_backend_words[], *const cli_kv_words[];
 
 model_flags model_flags_default(void);
 

@@ -14,14 +14,14 @@ static void print_command(const command *c) {
   for (int t = 0; t < MAX_TABLES && c->tables[t]; t++)
     for (size_t i = 0; i < c->tables[t]->count; i++) {
       const option *o = &c->tables[t]->options[i];
-      if (o->kind != OPTION_CHOICE) continue;
+      if (!o->choices) continue;
       if (o->name) printf("        --%s%s", o->name, o->letter ? "|" : "");
       if (o->letter) printf("%s-%c", o->name ? "" : "        ", o->letter);
       printf(") words=\"");
       for (size_t k = 0; o->choices[k]; k++) printf("%s%s", k ? " " : "", o->choices[k]);
       printf("\" ;;\n");
     }
-  printf("        --backend) words=\"cpu vulkan cuda\" ;;\n        *) options=\"--help");
+  printf("        *) options=\"--help");
   for (int t = 0; t < MAX_TABLES && c->tables[t]; t++)
     for (size_t i = 0; i < c->tables[t]->count; i++) print_words(&c->tables[t]->options[i]);
   printf("\" ;;\n      esac ;;\n");

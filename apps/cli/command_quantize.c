@@ -16,9 +16,10 @@ static const char *const format_words[] = {"auto", "text", "jsonl", "ids", NULL}
 static const option options[] = {
     {0, "calib", OPTION_TEXT, offsetof(quantize_flags, calibration), "FILE", "calibration text, .jsonl documents or .ids (rtn needs none)",
      0, 0, NULL},
-    {0, "samples", OPTION_INTEGER, offsetof(quantize_flags, samples), "N", "calibration windows (default 128; 0: the whole text)", 0, 1e9,
-     NULL},
-    {0, "seqlen", OPTION_INTEGER, offsetof(quantize_flags, sequence_length), "L", "tokens of a window (default 1024)", 1, 1e9, NULL},
+    {0, "samples", OPTION_INTEGER, offsetof(quantize_flags, samples), "N", "calibration windows (default 128; 0: the whole text)", 0,
+     16777216, NULL},
+    {0, "seqlen", OPTION_INTEGER, offsetof(quantize_flags, sequence_length), "L", "tokens of a window, at least 8 (default 1024)", 8,
+     1048576, NULL},
     {0, "calib-format", OPTION_CHOICE, offsetof(quantize_flags, format), "WORD", "auto (default, by the file's name), text, jsonl or ids",
      0, 0, format_words},
     {0, "text-field", OPTION_TEXT, offsetof(quantize_flags, text_field), "NAME", "jsonl: the field with the text (default text)", 0, 0,
@@ -26,12 +27,12 @@ static const option options[] = {
     {0, "as-chat", OPTION_FLAG, offsetof(quantize_flags, as_chat), NULL, "jsonl: each document is a user's message in the chat template", 0,
      0, NULL},
     {0, "bits", OPTION_NUMBER, offsetof(quantize_flags, bits), "X",
-     "budget in bits per weight, coefficients included: planes are\nspread over the layers by sensitivity (instead of --planes)", 1, 16,
+     "budget in bits per weight, coefficients included: planes are\nspread over the layers by sensitivity (instead of --planes)", 1, 9,
      NULL},
-    {0, "head-bits", OPTION_INTEGER, offsetof(quantize_flags, head_bits), "N", "planes for the head (default 0: it stays dense)", 0, 8,
-     NULL},
-    {0, "backend", OPTION_TEXT, offsetof(quantize_flags, backend), "NAME",
-     "where the forward passes run: cpu, vulkan or cuda (default: with\n--algebra cuda on its devices, else cpu)", 0, 0, NULL},
+    {0, "head-bits", OPTION_INTEGER, offsetof(quantize_flags, head_bits), "N", "planes for the head, 2 to 8 (default 0: it stays dense)", 0,
+     8, NULL},
+    {0, "backend", OPTION_WORD, offsetof(quantize_flags, backend), "NAME",
+     "where the forward passes run: cpu, vulkan or cuda (default: with\n--algebra cuda on its devices, else cpu)", 0, 0, cli_backend_words},
     {0, "device", OPTION_INTEGER, offsetof(quantize_flags, device), "N", "number of that backend's device, as `bpdq devices` lists it", 0,
      1023, NULL},
     {0, "resume", OPTION_FLAG, offsetof(quantize_flags, resume), NULL, "go on with an interrupted run (DST.partial)", 0, 0, NULL},
@@ -109,7 +110,8 @@ static int run(const command *self, int argc, char **argv) {
   flags.backend = own.backend;
   if (!quantizing_options(self, &flags, &chosen, &code)) return code;
   if (own.device >= 0 && !own.backend) return options_wrong(self, "--device is of a backend: add --backend NAME");
-  if (!own.calibration && chosen.method != BPDQ_METHOD_RTN) return options_wrong(self, "--calib FILE is missing");
+  if (own.head_bits == 1) return options_wrong(self, "--head-bits: 1 is too few: 2 to 8 are possible, or 0 for a dense head");
+  if (!own.calibration && (chosen.method != BPDQ_METHOD_RTN || own.bits > 0)) return options_wrong(self, "--calib FILE is missing");
   watcher watch = {.bar = progress_start("quantizing", flags.quiet), .table = !flags.quiet};
   cli_log log = {.quiet = flags.quiet};
   chosen.calibration_path = own.calibration;

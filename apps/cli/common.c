@@ -99,13 +99,14 @@ json_t *cli_json_text(const char *text, size_t length) {
 /* ---- options that several commands share ---- */
 
 static const char *const activation_words[] = {"default", "f32", "16", "8", NULL};
+const char *const cli_backend_words[] = {"cpu", "vulkan", "cuda", NULL};
 const char *const cli_kv_words[] = {"f16", "q8", NULL};
 
 /* Rows that stand in several tables. */
-#define BACKEND_ROW                                                                     \
-  {                                                                                     \
-    0, "backend", OPTION_TEXT, offsetof(model_flags, backend), "NAME",                  \
-        "cpu, vulkan or cuda (default: BPDQ_BACKEND, else the best device)", 0, 0, NULL \
+#define BACKEND_ROW                                                                                  \
+  {                                                                                                  \
+    0, "backend", OPTION_WORD, offsetof(model_flags, backend), "NAME",                               \
+        "cpu, vulkan or cuda (default: BPDQ_BACKEND, else the best device)", 0, 0, cli_backend_words \
   }
 #define DEVICE_ROW                                                                                                                        \
   {                                                                                                                                       \
@@ -113,7 +114,7 @@ const char *const cli_kv_words[] = {"f16", "q8", NULL};
         1023, NULL                                                                                                                        \
   }
 #define THREADS_ROW \
-  { 't', "threads", OPTION_INTEGER, offsetof(model_flags, threads), "N", "CPU threads (default: one per core)", 0, 4096, NULL }
+  { 't', "threads", OPTION_INTEGER, offsetof(model_flags, threads), "N", "CPU threads (default: one per core)", 0, 1024, NULL }
 #define MEMORY_CAP_ROW                                                             \
   {                                                                                \
     0, "memory-cap", OPTION_SIZE, offsetof(model_flags, memory_cap), "SIZE",       \

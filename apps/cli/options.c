@@ -149,9 +149,13 @@ static int set_value(const command *command, const option *o, const char *shown,
       *(uint64_t *)field = bytes;
       return 0;
     case OPTION_CHOICE:
+    case OPTION_WORD:
       for (int i = 0; o->choices[i]; i++)
         if (strcmp(text, o->choices[i]) == 0) {
-          *(int *)field = i;
+          if (o->kind == OPTION_CHOICE)
+            *(int *)field = i;
+          else
+            *(const char **)field = text;
           return 0;
         }
       return wrong_choice(command, shown, o, text);

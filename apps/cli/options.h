@@ -13,7 +13,8 @@ typedef enum option_kind {
   OPTION_INTEGER, /* int64_t within minimum..maximum */
   OPTION_NUMBER,  /* double within minimum..maximum */
   OPTION_SIZE,    /* uint64_t bytes: "22.69GiB", "512MiB"; a bare number is MiB */
-  OPTION_CHOICE   /* int: the index of the word in `choices` */
+  OPTION_CHOICE,  /* int: the index of the word in `choices` */
+  OPTION_WORD     /* const char *: one of `choices` */
 } option_kind;
 
 typedef struct option {

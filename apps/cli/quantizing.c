@@ -12,17 +12,17 @@ static const option options[] = {
      32, 256, NULL},
     {0, "method", OPTION_CHOICE, offsetof(quantizing_flags, method), "WORD", "bpdq (default), reference (the published BPDQ), gptq or rtn",
      0, 0, method_words},
-    {0, "damp", OPTION_NUMBER, offsetof(quantizing_flags, damping), "X", "share of mean diag H that is added to H (default 0.05)", 0, 1,
+    {0, "damp", OPTION_NUMBER, offsetof(quantizing_flags, damping), "X", "share of mean diag H that is added to H (default 0.05)", 0, 10,
      NULL},
-    {0, "iterations", OPTION_INTEGER, offsetof(quantizing_flags, iterations), "N", "refinements of a group (default 10)", 0, 1000, NULL},
-    {0, "alpha", OPTION_NUMBER, offsetof(quantizing_flags, alpha), "X", "ridge of the coefficient fit (default 1e-4)", 0, 1, NULL},
-    {0, "algebra", OPTION_TEXT, offsetof(quantizing_flags, algebra), "NAME", "where the linear algebra runs: cpu (default), cuda or cuda:N",
-     0, 0, NULL},
+    {0, "iterations", OPTION_INTEGER, offsetof(quantizing_flags, iterations), "N", "refinements of a group (default 10)", 1, 1000, NULL},
+    {0, "alpha", OPTION_NUMBER, offsetof(quantizing_flags, alpha), "X", "ridge of the coefficient fit (default 1e-4)", 0, 1e6, NULL},
+    {0, "algebra", OPTION_TEXT, offsetof(quantizing_flags, algebra), "NAME",
+     "where the linear algebra runs: cpu (default), cuda, cuda:N, or\nseveral joined by +, as cuda:0+cuda:1", 0, 0, NULL},
     {0, "devices", OPTION_TEXT, offsetof(quantizing_flags, devices), "N,N",
      "CUDA devices that share the work, by number (instead of --algebra)", 0, 0, NULL},
     {0, "device-memory", OPTION_NUMBER, offsetof(quantizing_flags, device_memory), "GIB",
      "how much of a device's memory may be taken (default: all that is free)", 0, 1e6, NULL},
-    {'t', "threads", OPTION_INTEGER, offsetof(quantizing_flags, threads), "N", "CPU threads (default: one per core)", 0, 4096, NULL},
+    {'t', "threads", OPTION_INTEGER, offsetof(quantizing_flags, threads), "N", "CPU threads (default: one per core)", 0, 1024, NULL},
     {0, "compare-gptq", OPTION_FLAG, offsetof(quantizing_flags, compare_gptq), NULL, "also run GPTQ on each layer, for the report", 0, 0,
      NULL},
 };
@@ -42,12 +42,12 @@ static const option recipe[] = {
      NULL},
     {0, "restarts", OPTION_INTEGER, offsetof(quantizing_flags, restarts), "N", "further descents, each from another start (default 0)", 0,
      3, NULL},
-    {0, "rounds", OPTION_INTEGER, offsetof(quantizing_flags, rounds), "N", "rounds of sweeps and a refit (default 4)", 0, 100, NULL},
-    {0, "sweeps", OPTION_INTEGER, offsetof(quantizing_flags, sweeps), "N", "sweeps of a round (default 2)", 0, 100, NULL},
-    {0, "final-sweeps", OPTION_INTEGER, offsetof(quantizing_flags, final_sweeps), "N", "sweeps after the last refit (default 2)", 0, 100,
+    {0, "rounds", OPTION_INTEGER, offsetof(quantizing_flags, rounds), "N", "rounds of sweeps and a refit (default 4)", 0, 1000, NULL},
+    {0, "sweeps", OPTION_INTEGER, offsetof(quantizing_flags, sweeps), "N", "sweeps of a round (default 2)", 0, 1000, NULL},
+    {0, "final-sweeps", OPTION_INTEGER, offsetof(quantizing_flags, final_sweeps), "N", "sweeps after the last refit (default 2)", 0, 1000,
      NULL},
-    {0, "target-damp", OPTION_NUMBER, offsetof(quantizing_flags, target_damping), "X", "damping of the target's solve (default 0.01)", 0, 1,
-     NULL},
+    {0, "target-damp", OPTION_NUMBER, offsetof(quantizing_flags, target_damping), "X", "damping of the target's solve (default 0.01)", 1e-9,
+     10, NULL},
 };
 const option_table recipe_flag_table = TABLE_OF("parts of --method bpdq", recipe);
 
@@ -94,6 +94,11 @@ static int name_devices(const command *command, const char *list, char *algebra,
 }
 
 static bool choose_algebra(const command *command, quantizing_flags *f, bpdq_quantize_options *options, int *exit_code) {
+  if (f->algebra && !bpdq_quantize_algebra_known(f->algebra)) {
+    *exit_code =
+        options_wrong(command, "--algebra: '%.60s' is none of cpu, cuda, cuda:N or several of a kind like cuda:0+cuda:1", f->algebra);
+    return false;
+  }
   if (f->algebra) options->algebra = f->algebra;
   if (!f->devices) return true;
   *exit_code = f->algebra ? options_wrong(command, "--devices and --algebra exclude each other")
@@ -115,6 +120,10 @@ bool quantizing_options(const command *command, quantizing_flags *f, bpdq_quanti
   options->device_memory = f->device_memory * (1 << 30);
   if (f->group % 32) {
     *exit_code = options_wrong(command, "--group: %lld is not a multiple of 32", (long long)f->group);
+    return false;
+  }
+  if (f->restarts && !f->several_starts) {
+    *exit_code = options_wrong(command, "--restarts begins from other starts: leave out --no-starts");
     return false;
   }
   options->method = (bpdq_quantize_method)f->method;

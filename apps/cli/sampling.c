@@ -7,7 +7,7 @@ static const option options[] = {
     {0, "top-k", OPTION_INTEGER, offsetof(sampling_flags, top_k), "K", "keep the K likeliest tokens; 0: all (default 40)", 0, 16777216,
      NULL},
     {0, "top-p", OPTION_NUMBER, offsetof(sampling_flags, top_p), "P", "keep the likeliest tokens up to this share; 1: all (default 0.95)",
-     0, 1, NULL},
+     1e-6, 1, NULL},
     {0, "min-p", OPTION_NUMBER, offsetof(sampling_flags, min_p), "P", "drop tokens below this share of the likeliest (default 0)", 0, 1,
      NULL},
     {0, "repeat-penalty", OPTION_NUMBER, offsetof(sampling_flags, repetition_penalty), "R", "above 1: discourage recent tokens (default 1)",

@@ -24,6 +24,10 @@ typedef enum bpdq_quantize_method {
 BPDQ_API const char *bpdq_quantize_method_name(bpdq_quantize_method method);
 BPDQ_API bool bpdq_quantize_method_parse(const char *word, bpdq_quantize_method *method);
 
+/* Whether `name` is an `algebra` as the options below describe it; NULL is the default. Whether its devices are there shows when it is
+ * used. */
+BPDQ_API bool bpdq_quantize_algebra_known(const char *name);
+
 typedef enum bpdq_calibration_format {
   BPDQ_CALIBRATION_AUTO = 0,   /* by the file's name: .jsonl, .ids, anything else is text */
   BPDQ_CALIBRATION_TEXT,       /* UTF-8 text, tokenized as a whole and cut into windows */

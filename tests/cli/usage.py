@@ -52,6 +52,11 @@ WRONG = [
     (["run", MODEL, "-p", "x", "--temp", "-1"], ["--temp", "outside"]),
     (["run", MODEL, "-p", "x", "--temp", "nan"], ["--temp"]),
     (["run", MODEL, "-p", "x", "--top-p", "1.5"], ["--top-p"]),
+    (["run", MODEL, "-p", "x", "--top-p", "0"], ["--top-p", "outside"]),
+    (["run", MODEL, "-p", "x", "--threads", "1025"], ["--threads", "outside 0 to 1024"]),
+    (["run", MODEL, "-p", "x", "--backend", "abacus"], ["--backend", "'abacus' is none of cpu, vulkan, cuda"]),
+    (["run", MODEL, "-p", "x", "--backend", ""], ["--backend", "none of cpu, vulkan, cuda"]),
+    (["bench-ops", "--shape", "qwen2.5-0.5b", "--backend", "abacus"], ["--backend", "'abacus'"]),
     (["run", MODEL, "-p", "x", "--ctx", "0"], ["--ctx"]),
     (["run", MODEL, "-p", "x", "--ctx=12x"], ["--ctx", "'12x'"]),
     (["run", MODEL, "-p", "x", "--activations", "4"], ["--activations", "f32"]),
@@ -81,6 +86,18 @@ WRONG = [
     (["quantize", MODEL, "dst", "--calib", "x", "--planes", "0"], ["--planes"]),
     (["quantize", MODEL, "dst", "--calib", "x", "--group", "100"], ["--group"]),
     (["quantize", MODEL, "dst", "--calib", "x", "--method", "magic"], ["--method", "reference"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--head-bits", "1"], ["--head-bits", "2 to 8"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--head-bits", "9"], ["--head-bits", "outside"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--seqlen", "7"], ["--seqlen", "outside 8 to 1048576"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--samples", "16777217"], ["--samples", "outside 0 to 16777216"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--bits", "9.5"], ["--bits", "outside 1 to 9"]),
+    (["quantize", MODEL, "dst", "--method", "rtn", "--bits", "3"], ["--calib"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--iterations", "0"], ["--iterations", "outside 1 to 1000"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--target-damp", "0"], ["--target-damp", "outside"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--restarts", "1", "--no-starts"], ["--restarts", "--no-starts"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--backend", "metal"], ["--backend", "'metal'"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--algebra", "metal"], ["--algebra", "'metal'", "cuda:N"]),
+    (["quantize", MODEL, "dst", "--calib", "x", "--algebra", "cuda:0+cpu"], ["--algebra", "'cuda:0+cpu'"]),
     (["quantize", MODEL, "dst", "--calib", "x", "--devices", "0,0"], ["--devices", "twice"]),
     (["quantize", MODEL, "dst", "--calib", "x", "--devices", "0", "--algebra", "cuda"], ["--devices", "--algebra"]),
     (["quantize", MODEL, "dst", "--calib", "x", "--device-memory", "24"], ["--device-memory", "CUDA", "--devices"]),
@@ -126,9 +143,9 @@ def main():
         checks.wrong_usage(bpdq(*words), *parts)
 
     script = bpdq("completion", "bash").stdout
-    probe = script + b'\nCOMP_WORDS=(bpdq run --te); COMP_CWORD=2; _bpdq; echo "${COMPREPLY[@]}"\nCOMP_WORDS=(bpdq to); COMP_CWORD=1; _bpdq; echo "${COMPREPLY[@]}"\n'
+    probe = script + b'\nCOMP_WORDS=(bpdq run --te); COMP_CWORD=2; _bpdq; echo "${COMPREPLY[@]}"\nCOMP_WORDS=(bpdq run --backend v); COMP_CWORD=3; _bpdq; echo "${COMPREPLY[@]}"\nCOMP_WORDS=(bpdq to); COMP_CWORD=1; _bpdq; echo "${COMPREPLY[@]}"\n'
     completed = subprocess.run(["bash", "-c", probe.decode()], capture_output=True, text=True)
-    checks.that(completed.stdout.split() == ["--temp", "tokenize"], f"completion: {completed.stdout!r} {completed.stderr!r}")
+    checks.that(completed.stdout.split() == ["--temp", "vulkan", "tokenize"], f"completion: {completed.stdout!r} {completed.stderr!r}")
     full = subprocess.run(["bash", "-c", f"'{BPDQ}' --help > /dev/full"], capture_output=True)
     checks.that(full.returncode == 1 and full.stderr.startswith(b"bpdq: error: standard output"), f"full stdout: {full.returncode} {full.stderr}")
     checks.finish()

@@ -166,19 +166,19 @@ static void names_are_checked(void **unused) {
                                         "cuda0",
                                         "cuda:0,1",
                                         "cuda:99999999999999999999"};
-  for (size_t i = 0; i < sizeof KNOWN / sizeof *KNOWN; i++) assert_true(bpdq_algebra_known(KNOWN[i]));
+  for (size_t i = 0; i < sizeof KNOWN / sizeof *KNOWN; i++) assert_true(bpdq_quantize_algebra_known(KNOWN[i]));
   for (size_t i = 0; i < sizeof UNKNOWN / sizeof *UNKNOWN; i++) {
     bpdq_algebra *algebra;
     bpdq_error error = {0};
-    assert_false(bpdq_algebra_known(UNKNOWN[i]));
+    assert_false(bpdq_quantize_algebra_known(UNKNOWN[i]));
     assert_int_equal(bpdq_algebra_create(UNKNOWN[i], 0, &algebra, &error), BPDQ_ERROR_ARGUMENT);
     assert_null(algebra);
   }
   char many[17 * 4] = "cpu";
   for (int i = 1; i < 16; i++) strcat(many, "+cpu");
-  assert_true(bpdq_algebra_known(many));
+  assert_true(bpdq_quantize_algebra_known(many));
   strcat(many, "+cpu");
-  assert_false(bpdq_algebra_known(many));
+  assert_false(bpdq_quantize_algebra_known(many));
 }
 
 /* ---- failures ---- */
