@@ -2,6 +2,7 @@
 #include "budget.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "capture.h"
@@ -155,6 +156,37 @@ done:
   return status;
 }
 
+static const bpdq_linear_source *linear_at(const finder *f, int64_t index) {
+  return bpdq_block_source(&f->checkpoint->layers[index / BPDQ_LINEARS], (int)(index % BPDQ_LINEARS));
+}
+
+static double stored_weights(const bpdq_linear_source *linear, int group) { /* padded columns are paid for too */
+  return (double)linear->rows * (double)bpdq_round_up((uint64_t)linear->columns, (uint64_t)group);
+}
+
+/* Bits per weight of the whole with one plane everywhere. */
+static double one_plane_bits(const finder *f, int group) {
+  double all = 0, stored = 0;
+  for (int64_t i = 0; i < f->linears; i++) {
+    all += (double)(linear_at(f, i)->rows * linear_at(f, i)->columns);
+    stored += stored_weights(linear_at(f, i), group);
+  }
+  return (1 + 32.0 / group) * stored / all;
+}
+
+/* Known before anything is measured: whether the budget holds one plane everywhere in the groups that take least. */
+static bpdq_status check_budget(const finder *f, bpdq_error *error) {
+  double budget = f->options->bits * (1 + 1e-12), least = INFINITY;
+  for (int g = 0; g < f->group_count; g++) least = fmin(least, one_plane_bits(f, f->groups[g]));
+  if (budget >= least) return BPDQ_OK;
+  char other[64] = "";
+  for (int group = 32; group <= 256 && !other[0]; group += 32)
+    if (budget >= one_plane_bits(f, group)) snprintf(other, sizeof other, " or use other groups (--group %d)", group);
+  return bpdq_fail(error, BPDQ_ERROR_ARGUMENT,
+                   "bits: %g per weight are less than the %.3f that one plane takes in groups from %d up: raise the budget (--bits)%s",
+                   f->options->bits, ceil(least * 1000) / 1000, f->groups[0], other);
+}
+
 /* Evenly spread windows of the calibration set, cut to WINDOW_TOKENS. */
 static bpdq_status take_windows(finder *f, const bpdq_calibration *calibration, bpdq_error *error) {
   int64_t count = calibration->count < WINDOWS ? calibration->count : WINDOWS;
@@ -173,8 +205,6 @@ static bpdq_status measure(finder *f, const bpdq_calibration *calibration, bpdq_
   bpdq_streams_desc desc = {
       .checkpoint = f->checkpoint, .calibration = &f->windows, .threads = f->options->threads, .cancel = f->options->cancel};
   BPDQ_TRY(bpdq_streams_create(f->algebra, &desc, &f->streams, error));
-  for (int group = f->options->group; group <= 256 && f->group_count < MAX_GROUPS; group *= 2) f->groups[f->group_count++] = group;
-  f->linears = f->checkpoint->config.layers * BPDQ_LINEARS;
   f->lowest = f->options->bits < 2 + 16.0 * 3 / f->groups[f->group_count - 1] ? 1 : 2;
   f->divergence = bpdq_alloc_array((size_t)(f->linears * f->group_count * BPDQ_BUDGET_PLANES), sizeof *f->divergence);
   if (!f->divergence) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
@@ -187,10 +217,6 @@ static bpdq_status measure(finder *f, const bpdq_calibration *calibration, bpdq_
 
 /* ---- the plan ---- */
 
-static const bpdq_linear_source *linear_at(const finder *f, int64_t index) {
-  return bpdq_block_source(&f->checkpoint->layers[index / BPDQ_LINEARS], (int)(index % BPDQ_LINEARS));
-}
-
 /* The cheapest choice over the group sizes. Stored bits depend on the columns through padding, so they are summed exactly. */
 static bpdq_status make_plan(finder *f, const bpdq_log *log, bpdq_budget_plan *plan, bpdq_error *error) {
   double *weights = bpdq_alloc_array((size_t)f->linears, sizeof *weights), least = INFINITY;
@@ -201,8 +227,7 @@ static bpdq_status make_plan(finder *f, const bpdq_log *log, bpdq_budget_plan *p
   for (int g = 0; g < f->group_count && status == BPDQ_OK; g++) {
     double bits[BPDQ_BUDGET_PLANES], total, stored = 0, all = 0;
     for (int k = 1; k <= BPDQ_BUDGET_PLANES; k++) bits[k - 1] = k + 16.0 * (k + 1) / f->groups[g];
-    for (int64_t i = 0; i < f->linears; i++) /* padded columns are paid for too */
-      weights[i] = (double)linear_at(f, i)->rows * (double)bpdq_round_up((uint64_t)linear_at(f, i)->columns, (uint64_t)f->groups[g]);
+    for (int64_t i = 0; i < f->linears; i++) weights[i] = stored_weights(linear_at(f, i), f->groups[g]);
     for (int64_t i = 0; i < f->linears; i++) all += (double)(linear_at(f, i)->rows * linear_at(f, i)->columns), stored += weights[i];
     const double *divergence = f->divergence + (int64_t)g * f->linears * BPDQ_BUDGET_PLANES;
     if (!bpdq_budget_choose(f->linears, divergence, bits, weights, f->options->bits * all / stored, planes, &total)) continue;
@@ -217,8 +242,7 @@ static bpdq_status make_plan(finder *f, const bpdq_log *log, bpdq_budget_plan *p
   free(weights);
   free(planes);
   if (status == BPDQ_OK && !plan->group)
-    status = bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "bits: %g per weight are less than one plane in groups of %d takes", f->options->bits,
-                       f->groups[f->group_count - 1]);
+    status = bpdq_fail(error, BPDQ_ERROR_INTERNAL, "bits: no choice of planes takes %g per weight", f->options->bits);
   if (status == BPDQ_OK) {
     int64_t counts[BPDQ_BUDGET_PLANES + 1] = {0};
     for (int64_t i = 0; i < f->linears; i++) counts[plan->per_linear[i]]++;
@@ -231,7 +255,13 @@ static bpdq_status make_plan(finder *f, const bpdq_log *log, bpdq_budget_plan *p
 bpdq_status bpdq_budget_find(const bpdq_checkpoint *checkpoint, const bpdq_calibration *calibration, const bpdq_quantize_options *options,
                              bpdq_algebra *algebra, const bpdq_log *log, bpdq_budget_plan *plan, bpdq_error *error) {
   *plan = (bpdq_budget_plan){0};
-  finder f = {.checkpoint = checkpoint, .options = options, .quick = *options, .algebra = algebra};
+  finder f = {.checkpoint = checkpoint,
+              .options = options,
+              .quick = *options,
+              .algebra = algebra,
+              .linears = checkpoint->config.layers * BPDQ_LINEARS};
+  for (int group = options->group; group <= 256 && f.group_count < MAX_GROUPS; group *= 2) f.groups[f.group_count++] = group;
+  BPDQ_TRY(check_budget(&f, error));
   f.quick.method = BPDQ_METHOD_BPDQ;
   f.quick.iterations = 5;
   f.quick.compare_gptq = false;

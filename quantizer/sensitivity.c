@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/checked.h"
+#include "core/platform.h"
 #include "core/threads.h"
 #include "forward.h"
 #include "vector.h"
@@ -181,10 +182,32 @@ done:
 
 /* ---- life ---- */
 
+/* Bytes of the largest parts: the weights as float32, and what is kept per token. */
+static double bytes_needed(const bpdq_sensitivity *s) {
+  const bpdq_config *c = &s->checkpoint->config;
+  double values =
+      (double)c->vocab_size * (double)(c->hidden_size + s->tokens) + (double)(c->layers + 2) * (double)s->tokens * (double)c->hidden_size;
+  for (int64_t layer = 0; layer < c->layers; layer++)
+    for (int i = 0; i < BPDQ_LINEARS; i++) {
+      const bpdq_linear_source *linear = bpdq_block_source(&s->checkpoint->layers[layer], i);
+      values += (double)linear->rows * (double)linear->columns;
+    }
+  return sizeof(float) * values;
+}
+
+static bpdq_status out_of_memory(const bpdq_sensitivity *s, bpdq_error *error) {
+  return bpdq_fail(
+      error, BPDQ_ERROR_MEMORY,
+      "out of host memory: measuring the sensitivity of the layers holds the whole model as float32, %.1f GiB, and this machine "
+      "has %.1f GiB: give the same planes to all layers (--planes instead of --bits), or use a larger machine",
+      bytes_needed(s) / 0x1p30, (double)bpdq_host_memory_total() / 0x1p30);
+}
+
 static bpdq_status load(bpdq_sensitivity *s, bpdq_error *error) {
   const bpdq_config *c = &s->checkpoint->config;
   int64_t hidden = c->hidden_size;
   s->tokens = s->windows->count * s->windows->length;
+  if (bytes_needed(s) > (double)bpdq_host_memory_total()) return out_of_memory(s, error);
   BPDQ_TRY(bpdq_pool_create(s->options->threads, &s->pool, error));
   bpdq_forward_desc desc = {.backend = s->options->backend,
                             .device = s->options->device,
@@ -207,9 +230,11 @@ static bpdq_status load(bpdq_sensitivity *s, bpdq_error *error) {
   s->divergences = bpdq_alloc_array((size_t)s->tokens, sizeof *s->divergences);
   if (!s->blocks || !s->norm || !s->head.weight || !s->residual || !s->moved || !s->probabilities || !s->logits || !s->entropies ||
       !s->divergences)
-    return bpdq_fail(error, BPDQ_ERROR_MEMORY,
-                     "out of host memory: measuring the sensitivity of the layers holds the whole model as float32");
-  for (int64_t layer = 0; layer < c->layers; layer++) BPDQ_TRY(bpdq_block_load(s->checkpoint, layer, s->pool, &s->blocks[layer], error));
+    return out_of_memory(s, error);
+  for (int64_t layer = 0; layer < c->layers; layer++) {
+    bpdq_status status = bpdq_block_load(s->checkpoint, layer, s->pool, &s->blocks[layer], error);
+    if (status != BPDQ_OK) return status == BPDQ_ERROR_MEMORY ? out_of_memory(s, error) : status;
+  }
   bpdq_stored_row_to_f32(s->checkpoint->final_norm, 0, hidden, s->norm);
   for (int64_t row = 0; row < c->vocab_size; row++)
     bpdq_stored_row_to_f32(s->checkpoint->head.weight, row, hidden, s->head.weight + row * hidden);

@@ -27,8 +27,9 @@ static const option options[] = {
     {0, "as-chat", OPTION_FLAG, offsetof(quantize_flags, as_chat), NULL, "jsonl: each document is a user's message in the chat template", 0,
      0, NULL},
     {0, "bits", OPTION_NUMBER, offsetof(quantize_flags, bits), "X",
-     "budget in bits per weight, coefficients included: planes are\nspread over the layers by sensitivity (instead of --planes)", 1, 9,
-     NULL},
+     "budget in bits per weight, coefficients included: planes are\nspread over the layers by sensitivity (instead of --planes), which is\n"
+     "measured on --backend, the CPU unless one is named, with the whole\nmodel as float32 in host memory",
+     1, 9, NULL},
     {0, "head-bits", OPTION_INTEGER, offsetof(quantize_flags, head_bits), "N", "planes for the head, 2 to 8 (default 0: it stays dense)", 0,
      8, NULL},
     {0, "backend", OPTION_WORD, offsetof(quantize_flags, backend), "NAME",

@@ -164,6 +164,9 @@ def quantizing(checks, folder):
     checks.failure(bpdq("quantize", MODEL, folder / "exists", "--calib", text, "-q"), "exists")
     checks.failure(bpdq("quantize", MODEL, folder / "plain" / "q", "--method", "rtn", "-q"), "plain")
     checks.failure(bpdq("quantize", CHECKPOINT, folder / "q", "--calib", text, "-q"), "quantized already")
+    small = ["--calib", text, "--samples", "8", "--seqlen", "64", "-q"]
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--bits", "1", *small), "1.250 that one plane takes", "(--bits)")
+    checks.failure(bpdq("quantize", MODEL, folder / "q", "--bits", "1.25", "--group", "160", *small), "1.454", "(--bits) or", "--group 128")
     checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", text, "--devices", "1023", "-q"), "algebra")
     checks.failure(bpdq("quantize", MODEL, folder / "q", "--calib", text, "--backend", "cpu", "--device", "7", "-q"), "device 7")
     checks.failure(bpdq("quantize-layer", folder / "missing", folder / "l"), "missing")
