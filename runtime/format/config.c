@@ -164,10 +164,19 @@ bpdq_status bpdq_config_parse(const char *text, size_t length, bpdq_config *conf
   return status;
 }
 
+/* Without a config.json the folder is most likely another one, or the name of a model that was never downloaded. */
+static bpdq_status read_main(const char *path, char **text, size_t *length, bpdq_error *error) {
+  bpdq_error reason = {0};
+  bpdq_status status = bpdq_read_file(path, MAX_CONFIG_BYTES, text, length, &reason);
+  if (status == BPDQ_OK) return BPDQ_OK;
+  const char *hint = "; a model is a folder with config.json and safetensors files, and bpdq downloads nothing";
+  return bpdq_fail(error, status, "%.800s%s", reason.message, bpdq_path_exists(path) ? "" : hint);
+}
+
 static bpdq_status load_main(const char *path, bpdq_config *config, const bpdq_log *log, bpdq_error *error) {
   char *text;
   size_t length;
-  BPDQ_TRY(bpdq_read_file(path, MAX_CONFIG_BYTES, &text, &length, error));
+  BPDQ_TRY(read_main(path, &text, &length, error));
   bpdq_status status = parse_named(text, length, path, config, log, error);
   free(text);
   return status;

@@ -66,7 +66,8 @@ def models(checks, folder):
         checks.failure(bpdq("run", model, "-p", "x", "-n", "1"), part)
         shutil.rmtree(model)
     for command in (["run", "-p", "x"], ["chat"], ["info"], ["tokenize", "-p", "x"], ["eval", "--text", __file__], ["bench"]):
-        checks.failure(bpdq(command[0], folder / "missing", *command[1:]), "missing")
+        checks.failure(bpdq(command[0], folder / "missing", *command[1:]), "missing", "a folder with config.json")
+    checks.failure(bpdq("info", CHECKPOINT / "config.json"), "Not a directory", "a folder with config.json")
 
 
 def requests(checks, folder):
