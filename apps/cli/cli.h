@@ -34,6 +34,10 @@ void cli_log_free(cli_log *log);
 int cli_fail(const bpdq_error *error);
 int cli_fail_text(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* Adds --ctx to a message about a context of `context` tokens where another one would do; other errors stay as they are. Returns
+ * the error. */
+const bpdq_error *cli_name_context(const bpdq_model *model, int64_t context, bpdq_error *error);
+
 /* Prints the object to stdout (indented) and frees it; 0, or the exit code where stdout cannot be written. */
 int cli_print_json(json_t *object);
 

@@ -51,7 +51,7 @@ static bpdq_status answer_last(chat *c, bpdq_error *error) {
       status = error->status = BPDQ_ERROR_MEMORY;
       snprintf(error->message, sizeof error->message, "out of memory for the conversation");
     }
-    if (!c->json) putchar('\n');
+    if (!c->json && (text || status == BPDQ_OK)) putchar('\n');
     if (status == BPDQ_OK && !c->quiet && line_is_interactive(c->reader)) cli_print_speed(&result);
   }
   free(text);
@@ -78,7 +78,7 @@ static next_step handle_line(chat *c, const char *line, bpdq_error *error) {
     return NEXT_LINE;
   }
   if (status == BPDQ_ERROR_CONTEXT_FULL && line_is_interactive(c->reader)) { /* one message alone does not fit */
-    fprintf(stderr, "bpdq: %s\n", error->message);
+    fprintf(stderr, "bpdq: %s\n", cli_name_context(c->talk.model, bpdq_session_context(c->talk.session), error)->message);
     conversation_drop_last(&c->talk);
     return NEXT_LINE;
   }
@@ -108,7 +108,7 @@ static int converse(chat *c) {
       break;
     }
     next_step step = handle_line(c, line, &error);
-    if (step == NEXT_FAIL) return cli_fail(&error);
+    if (step == NEXT_FAIL) return cli_fail(cli_name_context(c->talk.model, bpdq_session_context(c->talk.session), &error));
     if (step == NEXT_LEAVE) break;
   }
   return c->json ? print_conversation(&c->talk) : 0;
@@ -129,7 +129,8 @@ static int start(cli_model *loaded, const model_flags *flags, const chat_flags *
   c.talk.model = loaded->model;
   bpdq_session_options session_options = cli_session_options(flags);
   if (check_template(loaded->model, &error) != BPDQ_OK) return cli_fail(&error);
-  if (bpdq_session_create(loaded->model, &session_options, &c.talk.session, &error) != BPDQ_OK) return cli_fail(&error);
+  if (bpdq_session_create(loaded->model, &session_options, &c.talk.session, &error) != BPDQ_OK)
+    return cli_fail(cli_name_context(loaded->model, session_options.context, &error));
   cli_log_release(&loaded->log);
   int code = 1;
   c.reader = line_open("> ");

@@ -123,7 +123,8 @@ static int prepare(evaluation *e, side *s, const model_flags *flags) {
   bpdq_error error = {0};
   bpdq_session_options session_options = cli_session_options(flags);
   session_options.context = e->window;
-  if (bpdq_session_create(s->loaded.model, &session_options, &s->session, &error) != BPDQ_OK) return cli_fail(&error);
+  if (bpdq_session_create(s->loaded.model, &session_options, &s->session, &error) != BPDQ_OK)
+    return cli_fail(cli_name_context(s->loaded.model, e->window, &error));
   s->logits = malloc(e->chunk * (size_t)e->vocab * sizeof *s->logits);
   return s->logits ? 0 : cli_fail_text("out of memory for %zu rows of logits", e->chunk);
 }

@@ -59,8 +59,10 @@ static int logits_to_file(cli_model *loaded, const model_flags *flags, const log
   bpdq_model_get_info(loaded->model, &info);
   if (!options.context) options.context = (int64_t)count < info.context_length ? (int64_t)count : info.context_length;
   if ((int64_t)count > options.context)
-    return cli_fail_text("%zu token ids do not fit into a context of %lld tokens; raise --ctx", count, (long long)options.context);
-  if (bpdq_session_create(loaded->model, &options, &session, &error) != BPDQ_OK) return cli_fail(&error);
+    return cli_fail_text("%zu token ids do not fit into a context of %lld tokens; give fewer%s", count, (long long)options.context,
+                         options.context < info.context_length ? ", or raise --ctx" : ": the model was made for no more");
+  if (bpdq_session_create(loaded->model, &options, &session, &error) != BPDQ_OK)
+    return cli_fail(cli_name_context(loaded->model, options.context, &error));
   console_output *file = console_output_open(own->output, message, sizeof message);
   if (!file) {
     bpdq_session_free(session);

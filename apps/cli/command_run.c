@@ -106,7 +106,7 @@ static int generate(cli_model *loaded, const model_flags *flags, const sampling_
   if (out.failed)
     code = cli_fail_text("standard output: cannot be written");
   else if (status != BPDQ_OK)
-    code = cli_fail(&error);
+    code = cli_fail(cli_name_context(loaded->model, options.context, &error));
   else
     code = flags->json ? print_result(prompt, &out, &result) : 0;
   if (code == 0 && !flags->quiet) cli_print_speed(&result);

@@ -62,6 +62,16 @@ int cli_fail_text(const char *format, ...) {
   return cli_fail(&error);
 }
 
+const bpdq_error *cli_name_context(const bpdq_model *model, int64_t context, bpdq_error *error) {
+  bpdq_model_info info;
+  bpdq_model_get_info(model, &info);
+  bool too_small = error->status == BPDQ_ERROR_CONTEXT_FULL && context < info.context_length;
+  bool too_large = error->status == BPDQ_ERROR_ARGUMENT && context > info.context_length;
+  size_t used = strlen(error->message);
+  if (too_small || too_large) snprintf(error->message + used, sizeof error->message - used, too_small ? " (--ctx)" : "; change --ctx");
+  return error;
+}
+
 int cli_print_json(json_t *object) {
   if (!object) return cli_fail_text("out of memory while writing JSON");
   bool written = json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) == 0 && putchar('\n') != EOF;

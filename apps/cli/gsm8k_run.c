@@ -202,10 +202,10 @@ static void cut_front(run_state *state, request *r) {
 }
 
 /* Prompts and their tokens, all before the first is answered, so that one that does not fit is known at once. */
-static int prepare_requests(run_state *state, bool own_context, size_t *longest) {
+static int prepare_requests(run_state *state, bool can_grow, size_t *longest) {
   if (state->context <= GSM8K_MAX_TOKENS)
     return cli_fail_text("a context of %lld tokens has no room for a prompt and %d tokens of an answer%s", (long long)state->context,
-                         GSM8K_MAX_TOKENS, own_context ? "; use a larger --ctx" : "");
+                         GSM8K_MAX_TOKENS, can_grow ? "; use a larger --ctx" : "");
   for (size_t i = 0; i < state->count; i++) {
     bpdq_error error = {0};
     request *r = &state->requests[i];
@@ -219,7 +219,7 @@ static int prepare_requests(run_state *state, bool own_context, size_t *longest)
     if (console_interrupted()) return cli_fail(&error);
     if ((int64_t)r->count > state->context)
       return cli_fail_text("%s:%zu: the prompt's %zu tokens do not fit into the context of %lld; use %s", state->own->questions, line,
-                           r->count, (long long)state->context, own_context ? "a larger --ctx" : "fewer --shots");
+                           r->count, (long long)state->context, can_grow ? "a larger --ctx" : "fewer --shots");
     cut_front(state, r);
     if (r->count > *longest) *longest = r->count;
   }
@@ -269,11 +269,12 @@ static int answer_all(run_state *state, const model_flags *flags) {
   size_t longest = 0;
   bpdq_model_get_info(state->loaded.model, &info);
   state->context = flags->context ? flags->context : info.context_length;
-  int code = prepare_requests(state, flags->context != 0, &longest);
+  int code = prepare_requests(state, flags->context && flags->context < info.context_length, &longest);
   if (code) return code;
   bpdq_session_options session_options = cli_session_options(flags);
   if (!flags->context) session_options.context = (int64_t)longest + GSM8K_MAX_TOKENS;
-  if (bpdq_session_create(state->loaded.model, &session_options, &state->session, &error) != BPDQ_OK) return cli_fail(&error);
+  if (bpdq_session_create(state->loaded.model, &session_options, &state->session, &error) != BPDQ_OK)
+    return cli_fail(cli_name_context(state->loaded.model, session_options.context, &error));
   char message[512];
   if (state->own->dump && !(state->dump = console_output_open(state->own->dump, message, sizeof message)))
     return cli_fail_text("%s", message);

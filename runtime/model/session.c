@@ -1,6 +1,7 @@
 /* Sessions: creation, evaluation of tokens, logits. */
 #include "model/session.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +17,7 @@ static bpdq_status check_options(const bpdq_model *model, const bpdq_session_opt
   if (options->sequences < 0 || options->sequences > MAX_SEQUENCES)
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "a session has 1 to %d sequences, not %d", MAX_SEQUENCES, options->sequences);
   if (options->context < 0 || options->context > model->config.context_length)
-    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "a context of %lld tokens is outside 1..%lld, what the model was made for; change --ctx",
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "a context of %lld tokens is outside 1..%lld, what the model was made for",
                      (long long)options->context, (long long)model->config.context_length);
   if (options->kv_type != BPDQ_KV_F16 && options->kv_type != BPDQ_KV_Q8)
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "unknown cache type %d", (int)options->kv_type);
@@ -24,7 +25,7 @@ static bpdq_status check_options(const bpdq_model *model, const bpdq_session_opt
 }
 
 static bpdq_status out_of_memory(bpdq_error *error) {
-  return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory for a session; lower --ctx");
+  return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory for a session; use a smaller context");
 }
 
 static bpdq_status create_state(bpdq_session *session, bpdq_kv_type kv_type, bpdq_error *error) {
@@ -179,8 +180,12 @@ static bpdq_status check_tokens(const bpdq_session *session, const int32_t *toke
 static bpdq_status check_room(const bpdq_session *session, int sequence, size_t count, bpdq_error *error) {
   int64_t room = session->context - session->positions[sequence];
   if ((uint64_t)count <= (uint64_t)room) return BPDQ_OK;
-  return bpdq_fail(error, BPDQ_ERROR_CONTEXT_FULL, "%zu tokens do not fit: the context holds %lld and %lld are used; raise --ctx", count,
-                   (long long)session->context, (long long)session->positions[sequence]);
+  int64_t most = session->model->config.context_length;
+  char remedy[80] = "";
+  if (session->context < most) snprintf(remedy, sizeof remedy, " or use a larger context, at most %lld", (long long)most);
+  return bpdq_fail(error, BPDQ_ERROR_CONTEXT_FULL, "%zu tokens do not fit: the context holds %lld%s and %lld are used; shorten the text%s",
+                   count, (long long)session->context, remedy[0] ? "" : ", all that the model was made for,",
+                   (long long)session->positions[sequence], remedy);
 }
 
 /* Writes the embedding rows and runs a program over `count` rows whose positions and sequences are set. */

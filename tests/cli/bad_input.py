@@ -77,7 +77,13 @@ def requests(checks, folder):
     checks.failure(bpdq("logits", CHECKPOINT, "--ids=-1", "-o", output), "-1")
     checks.failure(bpdq("tokenize", CHECKPOINT, "--ids", "1,99999999"), "99999999")
     checks.failure(bpdq("logits", CHECKPOINT, "--ids", ids, "--ctx", "100", "-o", output), "600", "--ctx")
-    checks.failure(bpdq("run", CHECKPOINT, "-p", "word " * 500, "--ctx", "16"), "--ctx")
+    most = json.loads(bpdq("info", CHECKPOINT, "--json").stdout)["context_length"]
+    checks.failure(bpdq("logits", CHECKPOINT, "--ids", ",".join(["1"] * (most + 1)), "-o", output), "give fewer: the model was made for no more")
+    checks.failure(bpdq("run", CHECKPOINT, "-p", "word " * 500, "--ctx", "16"), "shorten the text", f"at most {most} (--ctx)")
+    for words in (["run", CHECKPOINT, "-f", "-"], ["chat", CHECKPOINT, "-q"]):
+        result = bpdq(*words, "--ctx", most, stdin="word " * most)
+        checks.failure(result, "shorten the text", f"holds {most}, all that the model was made for")
+        checks.that(b"--ctx" not in result.stderr, f"{words[0]}: names --ctx at the model's own maximum")
     checks.failure(bpdq("run", CHECKPOINT, "-p", "x", "--ctx", "1000000"), "--ctx")
     checks.failure(bpdq("run", CHECKPOINT, "-f", folder / "no-such-file"), "no-such-file")
     checks.failure(bpdq("eval", CHECKPOINT, "--text", folder / "no-such-file"), "no-such-file")
