@@ -4,10 +4,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../temporary.h"
 #include "core/platform.h"
 #include "format/checkpoint.h"
 
-static char folder[] = "/tmp/bpdq-fuzz-XXXXXX";
+static char folder[192];
 
 static const char config[] =
     "{\"model_type\":\"llama\",\"vocab_size\":4,\"hidden_size\":32,\"intermediate_size\":40,\"num_hidden_layers\":1,"
@@ -43,7 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static bool prepared;
   if (!prepared) {
-    if (!mkdtemp(folder) || atexit(remove_folder) != 0) abort();
+    if (!temporary_folder(folder, sizeof folder, "bpdq-fuzz") || atexit(remove_folder) != 0) abort();
     write_file("config.json", config, sizeof config - 1);
     prepared = true;
   }

@@ -4,10 +4,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../temporary.h"
 #include "core/platform.h"
 #include "format/safetensors.h"
 
-static char folder[] = "/tmp/bpdq-fuzz-XXXXXX";
+static char folder[192];
 
 static void remove_folder(void) { bpdq_remove_folder(folder, NULL); }
 
@@ -22,7 +23,7 @@ static void prepare(void) {
   const char shard[] =
       "\x36\0\0\0\0\0\0\0"
       "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}} x";
-  if (!mkdtemp(folder) || atexit(remove_folder) != 0) abort();
+  if (!temporary_folder(folder, sizeof folder, "bpdq-fuzz") || atexit(remove_folder) != 0) abort();
   write_file("a.safetensors", shard, sizeof shard - 1);
   bpdq_safetensors *files;
   if (bpdq_safetensors_open_folder(folder, &files, NULL) != BPDQ_OK) abort();

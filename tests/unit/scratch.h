@@ -5,15 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../temporary.h"
 #include "core/platform.h"
 
 static char scratch[4096];
 
 static inline int scratch_create(void **state) {
   (void)state;
-  const char *base = getenv("TMPDIR");
-  snprintf(scratch, sizeof scratch, "%s/bpdq-test-XXXXXX", base && *base ? base : "/tmp");
-  return mkdtemp(scratch) ? 0 : -1;
+  return temporary_folder(scratch, sizeof scratch, "bpdq-test") ? 0 : -1;
 }
 
 static inline int scratch_remove(void **state) {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../temporary.h"
 #include "bpdq_quantizer.h"
 #include "core/platform.h"
 #include "format/checkpoint.h"
@@ -14,7 +15,7 @@
 
 enum { LAYERS = 2, HIDDEN = 64, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 16, INNER = 160, VOCAB = 300, CALIBRATION_IDS = 900 };
 
-static char folder[] = "/tmp/bpdq-test-folder-XXXXXX";
+static char folder[192]; /* short enough for the paths and commands that tests build */
 
 static inline char *path_in(const char *name, char *path) {
   sprintf(path, "%s/%s", folder, name);
@@ -183,7 +184,7 @@ static inline void check_folder(const char *name, int planes, int group) {
 
 static inline int set_up(void **unused) {
   (void)unused;
-  if (!mkdtemp(folder)) return -1;
+  if (!temporary_folder(folder, sizeof folder, "bpdq-test-folder")) return -1;
   make_model("dense");
   make_calibration();
   return 0;

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../temporary.h"
 #include "core/platform.h"
 
 static char folder[4096];
@@ -50,9 +51,7 @@ static int entries(const char *path) {
 
 static int set_up(void **unused) {
   (void)unused;
-  const char *base = getenv("TMPDIR");
-  snprintf(folder, sizeof folder, "%s/bpdq-platform-XXXXXX", base ? base : "/tmp");
-  return mkdtemp(folder) ? 0 : -1;
+  return temporary_folder(folder, sizeof folder, "bpdq-platform") ? 0 : -1;
 }
 
 static int tear_down(void **unused) {

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 #include <math.h>
 
+#include "../temporary.h"
 #include "tiny_model.h"
 
 /* What is compared with the CPU: an argument names another one, such as cuda:1. */
@@ -120,7 +121,7 @@ static void streams_agree(void **unused) {
                               .dense_target = m->dense_target,
                               .residual_target = m->residual_target,
                               .threads = 2,
-                              .spill_folder = "/tmp"};
+                              .spill_folder = temporary_base()};
     CHECK(bpdq_streams_create(p.algebras[0], &desc, &p.streams[0], error));
     desc.spill = m->memory_limit > 0;
     CHECK(bpdq_streams_create(p.algebras[1], &desc, &p.streams[1], error));

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../temporary.h"
 #include "bpdq_quantizer.h"
 #include "core/half.h"
 #include "format/safetensors.h"
@@ -25,7 +26,7 @@ typedef struct vector {
 static const vector VECTORS[] = {{"k2_g64", 2, 64}, {"k3_g128", 3, 128}, {"k4_g32", 4, 32}, {"k2_g256_pad", 2, 256}};
 enum { VECTOR_COUNT = sizeof VECTORS / sizeof *VECTORS };
 
-static char folder[] = "/tmp/bpdq-test-quantizer-XXXXXX";
+static char folder[192];
 
 static char *input_path(const vector *v, char *path) {
   sprintf(path, "%s/vectors/%s.safetensors", BPDQ_SHARED, v->name);
@@ -345,7 +346,7 @@ static void options_are_checked(void **unused) {
 
 static int make_folder(void **unused) {
   (void)unused;
-  return mkdtemp(folder) ? 0 : -1;
+  return temporary_folder(folder, sizeof folder, "bpdq-test-quantizer") ? 0 : -1;
 }
 
 static int remove_folder(void **unused) {

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include <math.h>
 
+#include "../temporary.h"
 #include "backend/registry.h"
 #include "tiny_model.h"
 
@@ -269,7 +270,7 @@ static bool model_agrees(const tiny_model *m, const char *backend, bool again) {
                             .threads = 2,
                             .backend = backend,
                             .device = device,
-                            .spill_folder = "/tmp",
+                            .spill_folder = temporary_base(),
                             .spill = again};
   CHECK(bpdq_streams_create(c.algebra, &desc, &c.streams, error));
   print_message("%s, %s: relative errors\n", backend, m->what);
@@ -363,7 +364,7 @@ static float *move_through_block(const tiny_model *m, const way *way) {
                             .backend = way->backend,
                             .device = device_of(way->backend),
                             .device_memory = way->device_memory,
-                            .spill_folder = "/tmp",
+                            .spill_folder = temporary_base(),
                             .spill = way->spilled};
   CHECK(bpdq_streams_create(algebra, &desc, &streams, error));
   if (way->captured)
