@@ -116,7 +116,7 @@ bpdq_status bpdq_detokenize(const bpdq_model *model, const int32_t *ids, size_t 
 bpdq_status bpdq_apply_chat_template(const bpdq_model *model, const bpdq_chat_message *messages, size_t count, bool add_generation_prompt,
                                      char **text, bpdq_error *error) {
   if (!model->chat_template)
-    return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "the model has no chat template that can be used; pass one with --chat-template");
+    return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "the model has no chat template that can be used; pass one with chat --chat-template");
   bpdq_template_input input = {messages, count, add_generation_prompt, model->bos_token, model->eos_token};
   return bpdq_template_render(model->chat_template, &input, text, error);
 }

@@ -158,9 +158,10 @@ static bpdq_status parse_arguments(parser *p, bpdq_arguments *arguments) {
     if (arguments->count) BPDQ_TRY(bpdq_parser_expect_operator(p, ","));
     if (bpdq_parser_is_operator(p, ")")) break;
     if (bpdq_parser_is_operator(p, "*") || bpdq_parser_is_operator(p, "**"))
-      return bpdq_fail(p->error, BPDQ_ERROR_UNSUPPORTED,
-                       "chat template line %d: unpacking arguments with %s is not supported; pass another template with --chat-template",
-                       p->token->line, p->token->text);
+      return bpdq_fail(
+          p->error, BPDQ_ERROR_UNSUPPORTED,
+          "chat template line %d: unpacking arguments with %s is not supported; pass another template with chat --chat-template",
+          p->token->line, p->token->text);
     size_t i = arguments->count;
     bpdq_text *names = bpdq_arena_grow(p->arena, arguments->names, i, &name_capacity, sizeof *names);
     const expression **values = bpdq_arena_grow(p->arena, arguments->values, i, &value_capacity, sizeof *values);

@@ -112,7 +112,7 @@ static bpdq_status parse_for(bpdq_template_parser *p, bpdq_statement *statement)
   if (bpdq_parser_skip_name(p, "if")) BPDQ_TRY(bpdq_parser_expression(p, true, &statement->condition));
   if (bpdq_parser_is_name(p, "recursive"))
     return bpdq_fail(p->error, BPDQ_ERROR_UNSUPPORTED,
-                     "chat template line %d: recursive loops are not supported; pass another template with --chat-template",
+                     "chat template line %d: recursive loops are not supported; pass another template with chat --chat-template",
                      statement->line);
   BPDQ_TRY(end_block(p));
   p->loops++;
@@ -226,7 +226,7 @@ static bpdq_status parse_block(bpdq_template_parser *p, bpdq_statement *statemen
     return parse_loop_control(p, statement);
   }
   return bpdq_fail(p->error, BPDQ_ERROR_UNSUPPORTED,
-                   "chat template line %d: the tag {%% %.*s %%} is not supported; pass another template with --chat-template",
+                   "chat template line %d: the tag {%% %.*s %%} is not supported; pass another template with chat --chat-template",
                    statement->line, (int)(tag.length < 40 ? tag.length : 40), tag.data);
 }
 

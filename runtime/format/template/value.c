@@ -33,7 +33,7 @@ bpdq_status bpdq_value_error(bpdq_budget *budget, const char *format, ...) {
 
 bpdq_status bpdq_value_unsupported(bpdq_budget *budget, const char *what, bpdq_text name) {
   return bpdq_fail(budget->error, BPDQ_ERROR_UNSUPPORTED,
-                   "chat template line %d: %s '%.*s' is not supported; pass another template with --chat-template", budget->line, what,
+                   "chat template line %d: %s '%.*s' is not supported; pass another template with chat --chat-template", budget->line, what,
                    (int)(name.length < 60 ? name.length : 60), name.data);
 }
 
