@@ -105,7 +105,7 @@ typedef struct bpdq_quantize_options {
   int group;     /* 32..256, a multiple of 32; default 64 */
   double bits;   /* > 0: a budget in bits per weight (with coefficients); plane counts are spread over the layers by measured
                     sensitivity, written as `dynamic` overrides; `planes` is ignored, and `group` is the smallest group considered (its
-                    doubles up to 256 are   too). Needs a calibration text whatever the method. Default 0 */
+                    doubles up to 256 are too). Needs a calibration text whatever the method. Default 0 */
   int head_bits; /* 0: the head stays dense; else 2..8 planes for the head (a tied one is untied: the embedding stays dense) */
 
   const char *calibration_path; /* needed by bpdq_quantize_folder for every method but rtn */

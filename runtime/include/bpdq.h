@@ -109,6 +109,8 @@ typedef struct bpdq_vulkan_import {
   void *user;
 } bpdq_vulkan_import;
 
+/* Start from bpdq_model_default_options(): in a zeroed struct `device` is 0, the first device, whether it is the best or not and whatever
+ * BPDQ_DEVICE says. All other zeros are the defaults. */
 typedef struct bpdq_model_options {
   const char *backend; /* "cpu", "vulkan", "cuda"; NULL: BPDQ_BACKEND from the environment, else the best */
   int device;          /* index within the backend; -1: BPDQ_DEVICE from the environment, else the best */
@@ -231,10 +233,11 @@ typedef struct bpdq_session bpdq_session;
 
 typedef enum bpdq_kv_type { BPDQ_KV_F16 = 0, BPDQ_KV_Q8 = 1 } bpdq_kv_type;
 
+/* All zeros are the defaults too. */
 typedef struct bpdq_session_options {
   int64_t context; /* tokens of KV cache per sequence; 0: min(context_length of the model, 4096) */
   bpdq_kv_type kv_type;
-  int sequences; /* independent sequences that are evaluated together (batch); default 1, at most 64 */
+  int sequences; /* independent sequences that are evaluated together (batch), at most 64; default 1, which 0 means as well */
 } bpdq_session_options;
 
 BPDQ_API bpdq_session_options bpdq_session_default_options(void);
