@@ -4,14 +4,17 @@
 
 static const option options[] = {
     {0, "temp", OPTION_NUMBER, offsetof(sampling_flags, temperature), "T", "temperature; 0 is greedy (default 0.7)", 0, 100, NULL},
-    {0, "top-k", OPTION_INTEGER, offsetof(sampling_flags, top_k), "K", "keep the K likeliest tokens; 0: all (default 40)", 0, 16777216,
-     NULL},
+    {0, "top-k", OPTION_INTEGER, offsetof(sampling_flags, top_k), "K",
+     "keep the K likeliest tokens; 0: all (default 40). Up to 64 are found\non the device; 0 or more than 64 copies all logits for each "
+     "token:\n"
+     "slower",
+     0, 16777216, NULL},
     {0, "top-p", OPTION_NUMBER, offsetof(sampling_flags, top_p), "P", "keep the likeliest tokens up to this share; 1: all (default 0.95)",
      1e-6, 1, NULL},
     {0, "min-p", OPTION_NUMBER, offsetof(sampling_flags, min_p), "P", "drop tokens below this share of the likeliest (default 0)", 0, 1,
      NULL},
-    {0, "repeat-penalty", OPTION_NUMBER, offsetof(sampling_flags, repetition_penalty), "R", "above 1: discourage recent tokens (default 1)",
-     0.01, 100, NULL},
+    {0, "repeat-penalty", OPTION_NUMBER, offsetof(sampling_flags, repetition_penalty), "R",
+     "above 1: discourage recent tokens (default 1); copies all logits too", 0.01, 100, NULL},
     {'s', "seed", OPTION_INTEGER, offsetof(sampling_flags, seed), "S", "same seed, same text (default 0)", 0, 9007199254740992.0, NULL},
 };
 const option_table sampling_flag_table = TABLE_OF("generation", options);

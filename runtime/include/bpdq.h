@@ -289,6 +289,8 @@ BPDQ_API bpdq_status bpdq_benchmark_ops(const char *shape, int planes, int group
 
 /* ---- sampling and generation ------------------------------------------------------------------------- */
 
+/* The host draws from at most 64 candidates that the device has found; a penalty, or a top_k of 0 or above 64 unless the temperature is 0,
+ * copies all logits to the host for every token, which is slower. */
 typedef struct bpdq_sampling {
   float temperature;        /* 0: greedy */
   int top_k;                /* 0: off */

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent / "lib"))
 from cli import BPDQ, MODEL, Checks, bpdq  # noqa: E402
 
 COMMANDS = {
-    "run": ["-p, --prompt TEXT", "--temp T", "--top-k K", "--top-p P", "--min-p P", "--seed S", "--ctx N", "at least", "default 256", "--activations f32|16|8"],
+    "run": ["-p, --prompt TEXT", "--temp T", "--top-k K", "copies all logits", "--top-p P", "--min-p P", "--seed S", "--ctx N", "at least", "default 256", "--activations f32|16|8"],
     "chat": ["--system TEXT", "--chat-template FILE", "--kv f16|q8", "default 0: until the context", "at most 4096", "/reset", "/exit"],
     "devices": ["--json"],
     "info": ["--ctx N", "--kv f16|q8", "--activations f32|16|8", "at most 4096"],
