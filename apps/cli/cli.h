@@ -75,14 +75,16 @@ typedef struct model_flags {
 
 /* A command lists the tables of what it uses; each fills a model_flags. */
 extern const option_table device_flag_table, output_flag_table;
-extern const option_table model_flag_table;  /* both and the context, for the benchmarks */
-extern const option_table unused_flag_table; /* what every command with a MODEL takes, for those that run none of its layers */
-/* Rows of a table of the command's own: what --ctx is by default differs. */
+extern const option_table model_flag_table; /* both and the context, for the benchmarks */
+/* Rows of a table of the command's own: what --ctx is by default differs, and every command with a MODEL takes --activations, also one that
+ * runs none of its layers. */
 #define CLI_CONTEXT_OPTION(by_default) \
   { 'c', "ctx", OPTION_INTEGER, offsetof(model_flags, context), "N", "tokens of context (default: " by_default ")", 1, 2147483647, NULL }
 #define CLI_KV_OPTION \
   { 0, "kv", OPTION_CHOICE, offsetof(model_flags, kv), "f16|q8", "precision of the KV cache (default f16)", 0, 0, cli_kv_words }
-extern const char *const cli_backend_words[], *const cli_kv_words[];
+#define CLI_ACTIVATIONS_OPTION(help) \
+  { 0, "activations", OPTION_CHOICE, offsetof(model_flags, activations), "f32|16|8", help, 0, 0, cli_activation_words }
+extern const char *const cli_backend_words[], *const cli_kv_words[], *const cli_activation_words[];
 
 model_flags model_flags_default(void);
 

@@ -6,8 +6,6 @@
 
 #define DEFAULT_CONTEXT 4096
 
-static const option context_options[] = {CLI_CONTEXT_OPTION("the model's, at most 4096"), CLI_KV_OPTION};
-static const option_table context_table = TABLE_OF("context", context_options);
 /* ---- the table of linears: layers of the same make share a row ---- */
 
 /* "model.layers.3.mlp.down_proj" is layer 3's "mlp.down_proj"; the layer is -1 for a name outside the layers. */
@@ -119,9 +117,13 @@ static int print_json(const bpdq_inspection *m, int64_t context, bool q8) {
   return cli_print_json(object);
 }
 
+static const option memory_options[] = {CLI_CONTEXT_OPTION("the model's, at most 4096"), CLI_KV_OPTION,
+                                        CLI_ACTIVATIONS_OPTION("as in the other commands")};
+static const option_table memory_table = TABLE_OF("memory", memory_options);
+
 static int run(const command *self, int argc, char **argv) {
   model_flags flags = model_flags_default();
-  void *bases[] = {&flags, &flags, &flags};
+  void *bases[] = {&flags, &flags};
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
@@ -144,7 +146,7 @@ const command command_info = {
     .name = "info",
     .summary = "what is in a model folder, and the memory it needs",
     .positionals = {"MODEL"},
-    .tables = {&context_table, &output_flag_table, &unused_flag_table},
+    .tables = {&memory_table, &output_flag_table},
     .details = "No weight is loaded and no device is touched. The memory is that for --ctx tokens (default: the model's, at most 4096).",
     .examples = "bpdq info Qwen2.5-7B-k2\nbpdq info Qwen2.5-72B-k2 --ctx 8192 --kv q8 --json",
     .run = run,

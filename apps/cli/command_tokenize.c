@@ -18,6 +18,8 @@ static const option options[] = {
      NULL},
 };
 static const option_table table = TABLE_OF("options", options);
+static const option unused_options[] = {CLI_ACTIVATIONS_OPTION("as in the other commands; changes nothing here")};
+static const option_table unused_table = TABLE_OF("also taken", unused_options);
 
 static int print_json(const int32_t *ids, size_t count, const char *text, size_t length) {
   json_t *list = json_array();
@@ -88,7 +90,7 @@ const command command_tokenize = {
     .name = "tokenize",
     .summary = "the ids of a text, or the text of ids",
     .positionals = {"MODEL"},
-    .tables = {&table, &output_flag_table, &unused_flag_table},
+    .tables = {&table, &output_flag_table, &unused_table},
     .details =
         "Only the tokenizer is loaded: no weights, no device. Ids are those of the Python library's encode(), the text that of its "
         "decode().",

@@ -108,7 +108,7 @@ json_t *cli_json_text(const char *text, size_t length) {
 
 /* ---- options that several commands share ---- */
 
-static const char *const activation_words[] = {"default", "f32", "16", "8", NULL};
+const char *const cli_activation_words[] = {"default", "f32", "16", "8", NULL};
 const char *const cli_backend_words[] = {"cpu", "vulkan", "cuda", NULL};
 const char *const cli_kv_words[] = {"f16", "q8", NULL};
 
@@ -134,19 +134,15 @@ const char *const cli_kv_words[] = {"f16", "q8", NULL};
   { 0, "json", OPTION_FLAG, offsetof(model_flags, json), NULL, "one JSON object on stdout", 0, 0, NULL }
 #define QUIET_ROW \
   { 'q', "quiet", OPTION_FLAG, offsetof(model_flags, quiet), NULL, "no log lines, no progress", 0, 0, NULL }
-#define ACTIVATIONS_ROW(help) \
-  { 0, "activations", OPTION_CHOICE, offsetof(model_flags, activations), "f32|16|8", help, 0, 0, activation_words }
-#define DEVICE_ROWS BACKEND_ROW, DEVICE_ROW, THREADS_ROW, ACTIVATIONS_ROW(ACTIVATIONS_HELP), MEMORY_CAP_ROW
+#define DEVICE_ROWS BACKEND_ROW, DEVICE_ROW, THREADS_ROW, CLI_ACTIVATIONS_OPTION(ACTIVATIONS_HELP), MEMORY_CAP_ROW
 #define ACTIVATIONS_HELP "precision of activations in bit-plane products\n(default: the fastest that keeps the KL within 1e-3)"
 
 static const option device_options[] = {DEVICE_ROWS};
 static const option output_options[] = {JSON_ROW, QUIET_ROW};
 static const option bench_options[] = {DEVICE_ROWS, CLI_CONTEXT_OPTION("--depth and the longest run"), CLI_KV_OPTION, JSON_ROW, QUIET_ROW};
-static const option unused_options[] = {ACTIVATIONS_ROW("as in the other commands; changes nothing here")};
 const option_table device_flag_table = TABLE_OF("device", device_options);
 const option_table output_flag_table = TABLE_OF("output", output_options);
 const option_table model_flag_table = TABLE_OF("model options", bench_options);
-const option_table unused_flag_table = TABLE_OF("also taken", unused_options);
 
 model_flags model_flags_default(void) { return (model_flags){.device = -1}; }
 
