@@ -117,13 +117,12 @@ static int print_json(const bpdq_inspection *m, int64_t context, bool q8) {
   return cli_print_json(object);
 }
 
-static const option memory_options[] = {CLI_CONTEXT_OPTION("the model's, at most 4096"), CLI_KV_OPTION,
-                                        CLI_ACTIVATIONS_OPTION("as in the other commands")};
+static const option memory_options[] = {CLI_CONTEXT_OPTION("the model's, at most 4096"), CLI_KV_OPTION};
 static const option_table memory_table = TABLE_OF("memory", memory_options);
 
 static int run(const command *self, int argc, char **argv) {
   model_flags flags = model_flags_default();
-  void *bases[] = {&flags, &flags};
+  void *bases[] = {&flags, &flags, &flags};
   const char *words[MAX_POSITIONALS];
   int code;
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
@@ -146,8 +145,9 @@ const command command_info = {
     .name = "info",
     .summary = "what is in a model folder, and the memory it needs",
     .positionals = {"MODEL"},
-    .tables = {&memory_table, &output_flag_table},
-    .details = "No weight is loaded and no device is touched. The memory is that for --ctx tokens (default: the model's, at most 4096).",
+    .tables = {&memory_table, &output_flag_table, &device_flag_table},
+    .details = "No weight is loaded and no device is touched. The memory is that for --ctx tokens (default: the model's, at most 4096). "
+               "Of the device options, which all model commands take, only --activations may change it.",
     .examples = "bpdq info Qwen2.5-7B-k2\nbpdq info Qwen2.5-72B-k2 --ctx 8192 --kv q8 --json",
     .run = run,
 };

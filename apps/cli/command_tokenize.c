@@ -18,8 +18,6 @@ static const option options[] = {
      NULL},
 };
 static const option_table table = TABLE_OF("options", options);
-static const option unused_options[] = {CLI_ACTIVATIONS_OPTION("as in the other commands; changes nothing here")};
-static const option_table unused_table = TABLE_OF("also taken", unused_options);
 
 static int print_json(const int32_t *ids, size_t count, const char *text, size_t length) {
   json_t *list = json_array();
@@ -90,10 +88,10 @@ const command command_tokenize = {
     .name = "tokenize",
     .summary = "the ids of a text, or the text of ids",
     .positionals = {"MODEL"},
-    .tables = {&table, &output_flag_table, &unused_table},
+    .tables = {&table, &output_flag_table, &device_flag_table},
     .details =
-        "Only the tokenizer is loaded: no weights, no device. Ids are those of the Python library's encode(), the text that of its "
-        "decode().",
+        "Only the tokenizer is loaded: no weights, no device, so that the device options, which all model commands take, change nothing. "
+        "Ids are those of the Python library's encode(), the text that of its decode().",
     .examples = "bpdq tokenize Qwen2.5-7B-k2 -p \"Hello, world\"\nbpdq tokenize Qwen2.5-7B-k2 --ids 9707,11,1879 --json",
     .run = run,
 };

@@ -11,8 +11,8 @@ COMMANDS = {
     "run": ["-p, --prompt TEXT", "--temp T", "--top-k K", "copies all logits", "--top-p P", "--min-p P", "--seed S", "--ctx N", "at least", "default 256", "--activations f32|16|8"],
     "chat": ["--system TEXT", "--chat-template FILE", "--kv f16|q8", "default 0: until the context", "at most 4096", "/reset", "/exit"],
     "devices": ["--json"],
-    "info": ["--ctx N", "--kv f16|q8", "--activations f32|16|8", "at most 4096"],
-    "tokenize": ["-p, --prompt TEXT", "--ids 1,2,3", "--json", "--activations f32|16|8"],
+    "info": ["--ctx N", "--kv f16|q8", "--activations f32|16|8", "at most 4096", "which all model commands take"],
+    "tokenize": ["-p, --prompt TEXT", "--ids 1,2,3", "--json", "--activations f32|16|8", "which all model commands take"],
     "logits": ["--ids 1,2,3", "-o, --output FILE", "the number of ids"],
     "eval": ["--text FILE", "--against DENSE", "--ctx N", "default: 1024", "--every N"],
     "quantize": ["--planes K", "--group G", "--calib FILE", "--samples N", "--seqlen L", "--method WORD", "--resume", "--devices N,N"],
@@ -21,13 +21,13 @@ COMMANDS = {
     "bench-ops": ["--shape NAME"],
 }
 
-# What a command would ignore is no option of it.
+# What a command would ignore is no option of it, but for the device options of info and tokenize: a script may give all model commands the same.
 DEVICE = ["--backend", "--device", "--threads", "--memory-cap"]
 ABSENT = {
     "run": ["--chat-template"],
     "devices": DEVICE,
-    "info": [*DEVICE, "--chat-template"],
-    "tokenize": [*DEVICE, "--chat-template", "--kv", "--ctx"],
+    "info": ["--chat-template"],
+    "tokenize": ["--chat-template", "--kv", "--ctx"],
     "logits": ["--chat-template"],
     "eval": ["--chat-template"],
     "quantize-layer": ["--backend", "--samples"],
@@ -64,6 +64,7 @@ WRONG = [
     (["run", MODEL, "-p", "x", "--memory-cap", "lots"], ["--memory-cap", "GiB"]),
     (["run", MODEL, "-p", "x", "--json=1"], ["takes no value"]),
     (["info", MODEL, "--activations", "4"], ["--activations", "f32"]),
+    (["tokenize", MODEL, "-p", "x", "--backend", "abacus"], ["--backend", "'abacus'"]),
     (["tokenize", MODEL], ["--ids"]),
     (["tokenize", MODEL, "-p", "x", "--ids", "1"], ["--ids"]),
     (["tokenize", MODEL, "--ids", "1,b"], ["'1,b'"]),
