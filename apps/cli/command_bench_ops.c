@@ -3,7 +3,7 @@
 #include "report.h"
 
 typedef struct bench_ops_flags {
-  const char *shape;
+  const char *shape, *operation;
   int64_t planes, group, rows, depth;
   int format;
 } bench_ops_flags;
@@ -17,6 +17,7 @@ static const option options[] = {
      NULL},
     {0, "depth", OPTION_INTEGER, offsetof(bench_ops_flags, depth), "D", "tokens in the KV cache for attention (default 512)", 0, 16777216,
      NULL},
+    {0, "operation", OPTION_TEXT, offsetof(bench_ops_flags, operation), "NAME", "only this one, by its name in the table", 0, 0, NULL},
     {'o', "output", OPTION_CHOICE, offsetof(bench_ops_flags, format), "md|json|csv", "form of the report (default md)", 0, 0,
      report_format_words},
 };
@@ -57,6 +58,9 @@ static int run(const command *self, int argc, char **argv) {
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
   if (!own.shape) return options_wrong(self, "--shape NAME is missing");
   if (own.group % 32) return options_wrong(self, "--group: %lld is not a multiple of 32", (long long)own.group);
+  if (flags.context && flags.context < own.depth + own.rows)
+    return options_wrong(self, "--ctx: %lld has no room for --depth %lld and %lld rows", (long long)flags.context, (long long)own.depth,
+                         (long long)own.rows);
   if (flags.json) own.format = REPORT_JSON;
   bpdq_error error = {0};
   bpdq_device_info device = {0};
@@ -65,8 +69,9 @@ static int run(const command *self, int argc, char **argv) {
   cli_log log = {0};
   progress_bar bar = progress_start("timing", flags.quiet);
   bpdq_model_options model_options = cli_model_options(&flags, &log, &bar);
-  bpdq_status status = bpdq_benchmark_ops(own.shape, (int)own.planes, (int)own.group, own.rows, own.depth, &model_options, on_timing, &list,
-                                          &device, &bandwidth, &error);
+  bpdq_op_benchmark what = {
+      own.shape, (int)own.planes, (int)own.group, own.rows, own.depth, flags.context, flags.kv ? BPDQ_KV_Q8 : BPDQ_KV_F16, own.operation};
+  bpdq_status status = bpdq_benchmark_ops(&what, &model_options, on_timing, &list, &device, &bandwidth, &error);
   progress_end(&bar);
   if (status != BPDQ_OK) {
     json_decref(list.rows);
@@ -74,8 +79,10 @@ static int run(const command *self, int argc, char **argv) {
     return cli_fail(&error);
   }
   cli_log_release(&log);
-  json_t *facts = json_pack("{ss ss ss ss sI sf}", "shape", own.shape, "backend", device.backend, "device", device.name, "driver",
-                            device.driver, "depth", (json_int_t)own.depth, "bandwidth_bytes_per_second", bandwidth);
+  json_t *facts =
+      json_pack("{ss ss ss ss sI sI ss sf}", "shape", own.shape, "backend", device.backend, "device", device.name, "driver", device.driver,
+                "depth", (json_int_t)own.depth, "context", (json_int_t)(flags.context ? flags.context : own.depth + own.rows), "kv",
+                flags.kv ? "q8" : "f16", "bandwidth_bytes_per_second", bandwidth);
   return report_print((report_format)own.format, columns, sizeof columns / sizeof *columns, list.rows, facts);
 }
 
@@ -83,8 +90,14 @@ const command command_bench_ops = {
     .name = "bench-ops",
     .summary = "time of every operation at the shapes of a model",
     .tables = {&table, &model_flag_table},
+    .details =
+        "Each figure is the median of nine runs over copies of what the operation reads, more than the device's caches hold. Bytes are\n"
+        "the weight's, or the KV cache's at that depth; the bandwidth is that of a plain read in the same run. rope+attention is the\n"
+        "pair as a model has it, which a device may do in one kernel; beyond 16 rows each of the two has a row besides. --ctx is the\n"
+        "room in the cache (default: what the depth and the rows need).",
     .examples =
         "bpdq bench-ops --shape qwen2.5-7b --planes 2 --group 128\n"
+        "bpdq bench-ops --shape qwen2.5-7b --operation rope+attention --depth 32000 --kv q8\n"
         "bpdq bench-ops --shape qwen2.5-72b --planes 2 --group 256 -m 8 -o csv --backend vulkan",
     .run = run,
 };

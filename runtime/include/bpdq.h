@@ -270,22 +270,33 @@ BPDQ_API bpdq_status bpdq_get_logits(bpdq_session *session, int sequence, float 
 /* ---- benchmarks of single operations ------------------------------------------------------------------ */
 
 typedef struct bpdq_op_timing {
-  char name[64];         /* "gate_up", "attention" ... */
-  int64_t rows, columns; /* N, K of a linear; cached positions, kv width of attention */
+  char name[64];         /* "gate_up", "rope+attention" ... */
+  int64_t rows, columns; /* N, K of a linear; positions that are read, kv width of attention */
   int planes, group;     /* 0 where the weight is dense or there is none */
   int64_t tokens;        /* rows of activations per run */
   double seconds;        /* median of one operation, launch or dispatch included */
   uint64_t bytes;        /* that it reads from device memory: weights, cache, logits */
 } bpdq_op_timing;
 
+/* What to time. */
+typedef struct bpdq_op_benchmark {
+  const char *shape; /* as of bpdq_model_random, and so are planes and group */
+  int planes, group;
+  int64_t tokens;  /* rows per run, of one sequence */
+  int64_t depth;   /* cached tokens before them */
+  int64_t context; /* room in the cache, as of a session; 0: depth + tokens */
+  bpdq_kv_type kv_type;
+  const char *operation; /* the one that is timed, by the name that a timing has; NULL: all */
+} bpdq_op_benchmark;
+
 /* Return false to stop. */
 typedef bool (*bpdq_op_timing_callback)(void *user, const bpdq_op_timing *timing);
 
-/* Times every operation of the decoder of a named shape (see bpdq_model_random) on random weights, `tokens` rows a run, attention behind
- * `depth` cached tokens. *device and *bandwidth (bytes/s of a plain read, same run) are set before the first callback. */
-BPDQ_API bpdq_status bpdq_benchmark_ops(const char *shape, int planes, int group, int64_t tokens, int64_t depth,
-                                        const bpdq_model_options *options, bpdq_op_timing_callback callback, void *user,
-                                        bpdq_device_info *device, double *bandwidth, bpdq_error *error);
+/* Times every operation of the decoder of a named shape on random weights. Rotation and attention are timed as the pair that they are in a
+ * model ("rope+attention"), because a backend may do both in one kernel, and beyond 16 rows each alone besides; top_k only with one row.
+ * *device and *bandwidth (bytes/s of a plain read, same run) are set before the first callback. */
+BPDQ_API bpdq_status bpdq_benchmark_ops(const bpdq_op_benchmark *what, const bpdq_model_options *options, bpdq_op_timing_callback callback,
+                                        void *user, bpdq_device_info *device, double *bandwidth, bpdq_error *error);
 
 /* ---- sampling and generation ------------------------------------------------------------------------- */
 

@@ -158,6 +158,22 @@ def reports(checks, path):
     checks.that(batch.get("batch") == 3, f"bench --batch 3: {batch}")
 
 
+def operations(checks):
+    """bench-ops: which operations there are, and the bytes of attention: 2 heads of 64 dimensions, keys and values."""
+    bench = ["bench-ops", "--shape", "qwen2.5-0.5b", "-q", "--json"]
+    figures = checks.json(bpdq(*bench), "device", "driver", "kv", "context", "rows")
+    rows = {row["operation"]: row for row in figures.get("rows", [])}
+    checks.that(list(rows) == ["qkv", "output", "gate_up", "down", "head", "rope+attention", "top_k 1", "top_k 64"], f"bench-ops: {list(rows)}")
+    checks.that(all(row["seconds"] > 0 and row["bytes"] > 0 and row["bandwidth_share"] > 0 for row in rows.values()), f"bench-ops: {rows}")
+    pair = rows.get("rope+attention", {})
+    checks.that(pair.get("bytes") == 513 * 2 * 2 * 64 * 2 and pair.get("rows") == 513, f"bench-ops: {pair}")
+    pair = checks.json(bpdq(*bench, "-m", "8", "--depth", "100", "--ctx", "256", "--kv", "q8", "--operation", "rope+attention"), "kv", "context", "rows")
+    checks.that(pair.get("kv") == "q8" and pair.get("context") == 256, f"bench-ops --kv q8: {pair}")
+    checks.that([row["bytes"] for row in pair.get("rows", [])] == [108 * 2 * 2 * (64 + 4)], f"bench-ops --kv q8: {pair}")
+    checks.failure(bpdq(*bench, "-m", "8", "--operation", "top_k 1"), "top_k 1", "rope+attention")
+    checks.failure(bpdq(*bench, "--depth", "131072"), "131071")
+
+
 def layer(checks, folder):
     if b"quantize-layer" not in bpdq("--help").stdout:
         return
@@ -179,6 +195,7 @@ def main():
         divergence(checks, MODEL, folder)
         generation(checks, MODEL)
         reports(checks, CHECKPOINTS[0])
+        operations(checks)
         layer(checks, folder)
         stream = subprocess.run(f"'{BPDQ}' run '{CHECKPOINTS[0]}' -p x -n 400 --temp 0 -q | head -c 1", shell=True, capture_output=True, env=environment())
         checks.that(len(stream.stdout) == 1 and b"error" not in stream.stderr, f"run | head: {stream}")

@@ -82,6 +82,7 @@ WRONG = [
     (["bench", "--shape", "qwen2.5-0.5b", "-p", "0", "-n", "0"], ["nothing to measure"]),
     (["bench", "--shape", "qwen2.5-0.5b", "-o", "xml"], ["-o", "csv"]),
     (["bench-ops"], ["--shape"]),
+    (["bench-ops", "--shape", "qwen2.5-0.5b", "--depth", "500", "--ctx", "500"], ["--ctx", "no room"]),
     (["quantize", MODEL], ["DST is missing"]),
     (["quantize", MODEL, "dst"], ["--calib"]),
     (["quantize", MODEL, "dst", "--calib", "x", "--planes", "0"], ["--planes"]),
