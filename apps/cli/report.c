@@ -50,19 +50,34 @@ static void print_markdown(const report_column *columns, size_t count, const jso
   }
 }
 
-static void print_csv(const report_column *columns, size_t count, const json_t *rows) {
+/* Quotes double within quotes (RFC 4180). */
+static void print_csv_value(const json_t *value) {
+  if (json_is_string(value)) {
+    putchar('"');
+    for (const char *c = json_string_value(value); *c; c++) printf(*c == '"' ? "\"\"" : "%c", *c);
+    putchar('"');
+  } else if (json_is_real(value)) {
+    printf("%.9g", json_real_value(value));
+  } else {
+    print_cell(value, 0, 0);
+  }
+}
+
+/* A table for scripts has nothing beside it: the facts are columns behind the others, the same in every row. */
+static void print_csv(const report_column *columns, size_t count, const json_t *rows, json_t *facts) {
+  const char *key;
+  json_t *value;
   for (size_t i = 0; i < count; i++) printf("%s%s", i ? "," : "", columns[i].key);
+  json_object_foreach(facts, key, value) printf(",%s", key);
   printf("\n");
   for (size_t r = 0; r < json_array_size(rows); r++) {
     for (size_t i = 0; i < count; i++) {
-      const json_t *value = json_object_get(json_array_get(rows, r), columns[i].key);
-      if (i) printf(",");
-      if (json_is_real(value))
-        printf("%.9g", json_real_value(value));
-      else if (json_is_string(value))
-        printf("\"%s\"", json_string_value(value));
-      else
-        print_cell(value, 0, 0);
+      if (i) putchar(',');
+      print_csv_value(json_object_get(json_array_get(rows, r), columns[i].key));
+    }
+    json_object_foreach(facts, key, value) {
+      putchar(',');
+      print_csv_value(value);
     }
     printf("\n");
   }
@@ -81,7 +96,7 @@ int report_print(report_format format, const report_column *columns, size_t coun
   if (format == REPORT_MD)
     print_markdown(columns, count, rows, facts);
   else
-    print_csv(columns, count, rows);
+    print_csv(columns, count, rows, facts);
   json_decref(rows);
   json_decref(facts);
   return 0;

@@ -15,7 +15,8 @@ typedef struct report_column {
 } report_column;
 
 /* `rows` is a JSON array of objects with the columns' keys; what they hold beyond is in JSON only. `facts` (an object) goes into JSON
- * beside "rows", and above the table as one line each in Markdown. Takes both references. 0, or the exit code. */
+ * beside "rows", above the table as one line each in Markdown, and into CSV as more columns by the same names. Takes both references. 0, or
+ * the exit code. */
 int report_print(report_format format, const report_column *columns, size_t count, json_t *rows, json_t *facts);
 
 #endif

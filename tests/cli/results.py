@@ -1,6 +1,7 @@
 """What the commands compute, against the expected values of the checkpoints and against each other."""
 
 import array
+import csv
 import json
 import math
 import re
@@ -152,8 +153,16 @@ def reports(checks, path):
     checks.that(json.loads(bpdq(*bench, "--json").stdout).keys() == figures.keys(), "bench --json differs from -o json")
     table = bpdq(*bench).stdout.decode()
     checks.that("| decode 4 |" in table and "|---|---:|" in table, f"bench table: {table}")
-    csv = bpdq(*bench, "-o", "csv", "-p", "0").stdout.decode().splitlines()
-    checks.that(csv[0].startswith("test,tokens_per_second") and csv[1].startswith('"decode 4",') and len(csv) == 2, f"bench csv: {csv}")
+    lines = bpdq(*bench, "-o", "csv").stdout.decode().splitlines()
+    rows = list(csv.DictReader(lines))
+    checks.that(lines[0].startswith("test,tokens_per_second") and [row["test"] for row in rows] == ["prefill 16", "decode 4"], f"bench csv: {lines}")
+    by_name = {"prefill_tokens_per_second", "decode_tokens_per_second", "rows"}  # what a row says by its test
+    for row in rows:
+        checks.that(None not in row and figures.keys() - by_name <= row.keys(), f"bench csv: {figures.keys() - by_name - row.keys()} is not there")
+        checks.that(all(row[key] == str(figures[key]) for key in ("model", "device", "driver", "kv", "depth", "weight_bytes_per_token")), f"bench csv: {row}")
+        checks.that(float(row["bandwidth_bytes_per_second"]) > 0 and float(row["peak_device_bytes"]) > 0, f"bench csv: {row}")
+    only = list(csv.DictReader(bpdq(*bench, "-o", "csv", "-p", "0").stdout.decode().splitlines()))
+    checks.that([row["test"] for row in only] == ["decode 4"], f"bench csv without a prefill: {only}")
     batch = checks.json(bpdq("bench", path, "-p", "0", "-n", "4", "--batch", "3", "-r", "1", "--json"), "decode_tokens_per_second", "batch")
     checks.that(batch.get("batch") == 3, f"bench --batch 3: {batch}")
 
