@@ -15,7 +15,9 @@ typedef struct bench_flags {
 
 static const option options[] = {
     {0, "shape", OPTION_TEXT, offsetof(bench_flags, shape), "NAME",
-     "random weights of a known shape instead of a MODEL: qwen2.5-0.5b,\nqwen2.5-1.5b, llama-3.2-1b, qwen2.5-7b, qwen2.5-72b", 0, 0, NULL},
+     "random weights of a known shape instead of a MODEL: qwen2.5-0.5b,\nqwen2.5-1.5b, llama-3.2-1b, qwen2.5-7b, qwen2.5-72b,\n"
+     "or tiny for tests",
+     0, 0, NULL},
     {0, "planes", OPTION_INTEGER, offsetof(bench_flags, planes), "K", "with --shape: bit-planes (default 2)", 1, 8, NULL},
     {0, "group", OPTION_INTEGER, offsetof(bench_flags, group), "G", "with --shape: group size (default 128)", 32, 256, NULL},
     {'p', "prompt", OPTION_INTEGER, offsetof(bench_flags, prompt), "N", "tokens of prefill (default 512; 0: none)", 0, 1048576, NULL},

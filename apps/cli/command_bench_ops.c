@@ -10,7 +10,7 @@ typedef struct bench_ops_flags {
 
 static const option options[] = {
     {0, "shape", OPTION_TEXT, offsetof(bench_ops_flags, shape), "NAME",
-     "qwen2.5-0.5b, qwen2.5-1.5b, llama-3.2-1b, qwen2.5-7b or qwen2.5-72b", 0, 0, NULL},
+     "qwen2.5-0.5b, qwen2.5-1.5b, llama-3.2-1b, qwen2.5-7b,\nqwen2.5-72b, or tiny for tests", 0, 0, NULL},
     {0, "planes", OPTION_INTEGER, offsetof(bench_ops_flags, planes), "K", "bit-planes (default 2)", 1, 8, NULL},
     {0, "group", OPTION_INTEGER, offsetof(bench_ops_flags, group), "G", "group size (default 128)", 32, 256, NULL},
     {'m', "rows", OPTION_INTEGER, offsetof(bench_ops_flags, rows), "M", "tokens that an operation works on at once (default 1)", 1, 4096,

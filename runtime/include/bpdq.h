@@ -137,7 +137,7 @@ BPDQ_API bpdq_status bpdq_model_load(const char *folder, const bpdq_model_option
 /* Loads the tokenizer and the chat template alone: no weights, no device. What needs those fails with BPDQ_ERROR_ARGUMENT. */
 BPDQ_API bpdq_status bpdq_model_load_text(const char *folder, const bpdq_model_options *options, bpdq_model **model, bpdq_error *error);
 
-/* A model of a known shape ("qwen2.5-0.5b", "qwen2.5-1.5b", "llama-3.2-1b", "qwen2.5-7b", "qwen2.5-72b") with random
+/* A model of a known shape ("qwen2.5-0.5b", "qwen2.5-1.5b", "llama-3.2-1b", "qwen2.5-7b", "qwen2.5-72b"; "tiny" for tests) with random
  * weights made in place, for benchmarks: no file, no tokenizer. planes 1..8, group 32..256 (multiple of 32). */
 BPDQ_API bpdq_status bpdq_model_random(const char *shape, int planes, int group, const bpdq_model_options *options, bpdq_model **model,
                                        bpdq_error *error);

@@ -21,6 +21,7 @@ static const model_shape shapes[] = {
     {"llama-3.2-1b", BPDQ_LLAMA, "llama", 16, 2048, 8192, 128256, 32, 8, 64, true},
     {"qwen2.5-7b", BPDQ_QWEN2, "qwen2", 28, 3584, 18944, 152064, 28, 4, 128, false},
     {"qwen2.5-72b", BPDQ_QWEN2, "qwen2", 80, 8192, 29568, 152064, 64, 8, 128, false},
+    {"tiny", BPDQ_QWEN2, "qwen2", 2, 128, 320, 4096, 4, 2, 32, false}, /* of no model: for tests of what measures */
 };
 
 static const model_shape *find_shape(const char *name) {

@@ -168,17 +168,17 @@ def reports(checks, path):
 
 
 def operations(checks):
-    """bench-ops: which operations there are, and the bytes of attention: 2 heads of 64 dimensions, keys and values."""
-    bench = ["bench-ops", "--shape", "qwen2.5-0.5b", "-q", "--json"]
+    """bench-ops: which operations there are, and the bytes of attention: 2 heads of 32 dimensions, keys and values."""
+    bench = ["bench-ops", "--shape", "tiny", "-q", "--json"]
     figures = checks.json(bpdq(*bench), "device", "driver", "kv", "context", "rows")
     rows = {row["operation"]: row for row in figures.get("rows", [])}
     checks.that(list(rows) == ["qkv", "output", "gate_up", "down", "head", "rope+attention", "top_k 1", "top_k 64"], f"bench-ops: {list(rows)}")
     checks.that(all(row["seconds"] > 0 and row["bytes"] > 0 and row["bandwidth_share"] > 0 for row in rows.values()), f"bench-ops: {rows}")
     pair = rows.get("rope+attention", {})
-    checks.that(pair.get("bytes") == 513 * 2 * 2 * 64 * 2 and pair.get("rows") == 513, f"bench-ops: {pair}")
+    checks.that(pair.get("bytes") == 513 * 2 * 2 * 32 * 2 and pair.get("rows") == 513, f"bench-ops: {pair}")
     pair = checks.json(bpdq(*bench, "-m", "8", "--depth", "100", "--ctx", "256", "--kv", "q8", "--operation", "rope+attention"), "kv", "context", "rows")
     checks.that(pair.get("kv") == "q8" and pair.get("context") == 256, f"bench-ops --kv q8: {pair}")
-    checks.that([row["bytes"] for row in pair.get("rows", [])] == [108 * 2 * 2 * (64 + 4)], f"bench-ops --kv q8: {pair}")
+    checks.that([row["bytes"] for row in pair.get("rows", [])] == [108 * 2 * 2 * (32 + 4)], f"bench-ops --kv q8: {pair}")
     checks.failure(bpdq(*bench, "-m", "8", "--operation", "top_k 1"), "top_k 1", "rope+attention")
     checks.failure(bpdq(*bench, "--depth", "131072"), "131071")
 
