@@ -1,6 +1,7 @@
-"""The scripts that draw, compare and measure: plot-report and compare-methods on the small model, bench-load on a tiny one."""
+"""The scripts that draw, compare and measure: plot-report and compare-methods on the small model, bench and bench-load on tiny ones."""
 
 import csv
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -12,8 +13,8 @@ from cli import BPDQ, MODEL, SHARED, TIMEOUT, Checks, bpdq, environment, scratch
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
-def script(name, *words):
-    return subprocess.run([sys.executable, SCRIPTS / name, *map(str, words)], capture_output=True, text=True, env=environment(), timeout=TIMEOUT)
+def script(name, *words, env=None):
+    return subprocess.run([sys.executable, SCRIPTS / name, *map(str, words)], capture_output=True, text=True, env=environment(env), timeout=TIMEOUT)
 
 
 def words_of(drawing):
@@ -56,12 +57,90 @@ def bench_load(checks, folder):
     checks.that(not list(folder.glob("bpdq-load-*")), "bench-load leaves its checkpoint behind")
 
 
+# A bpdq whose CUDA is the CPU, whose Vulkan device holds nothing and does not run, and that fails as no bpdq does on "broken".
+OTHER_DEVICES = """#!{python}
+import os, sys
+words = sys.argv[1:]
+backend = words[words.index("--backend") + 1] if "--backend" in words else ""
+if words[0] == "devices":
+    card = '"backend": "vulkan", "name": "Small card", "driver": "1.2", "kind": "discrete"'
+    sys.exit(print('{{"devices": [{{%s, "memory_total": 8192, "memory_free": 4096}}]}}' % card))
+if backend == "vulkan":
+    sys.exit("bpdq: error: Small card is out of order")
+if backend == "broken":
+    sys.exit(print("no report"))
+os.execv("{bpdq}", ["{bpdq}", *("cpu" if word == "cuda" else word for word in words)])
+"""
+
+# Prints what ncu --csv prints, but runs nothing.
+PROFILER = """#!/bin/sh
+case "$*" in *" --operation head "*) echo '==ERROR== ERR_NVGPUCTRPERM' >&2; exit 1;; esac
+cat <<'END'
+==PROF== Connected to process 4242 (/usr/bin/bpdq)
+operation,rows,columns
+"qkv",256,128
+==PROF== Disconnected from process 4242
+"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC","Section Name","Metric Name","Metric Unit","Metric Value"
+"0","4242","bpdq","127.0.0.1","void bitserial_kernel<2, 128, 1, 1>(bitserial_arguments)","1","13","(256, 1, 1)","(16, 1, 1)","0","8.6","Command line profiler metrics","smsp__inst_executed.sum","inst","2,048"
+END
+"""
+
+
+def program(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def table_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def bench(checks, folder):
+    """Two backends that measure, one of them profiled, and one that cannot; then a run that breaks off."""
+    (folder / "tools").mkdir()
+    program(folder / "tools" / "ncu", PROFILER)
+    other = program(folder / "other-bpdq", OTHER_DEVICES.format(python=sys.executable, bpdq=BPDQ))
+    words = ["--shapes", "tiny", "--scenarios", "plain,depth-q8", "--prefill", "4", "--decode", "2", "--depth", "8", "--tokens", "1", "--bpdq", other, "--out", folder / "b"]
+    path = {"PATH": f"{folder / 'tools'}{os.pathsep}{os.environ['PATH']}"}
+    measured = script("bench", *words, "--backends", "cpu,cuda,vulkan", env=path)
+    checks.that(measured.returncode == 0, f"bench: {measured.stderr}")
+    models, operations = table_of(folder / "b-models.csv"), table_of(folder / "b-operations.csv")
+    by_backend = {name: [row for row in models if row["backend"] == name] for name in ("cpu", "cuda", "vulkan")}
+    for name in ("cpu", "cuda"):
+        tests = [(r["scenario"], r["test"], r["kv"], r["depth"]) for r in by_backend[name]]
+        checks.that(tests == [("plain", "prefill 4", "f16", "0"), ("plain", "decode 2", "f16", "0"), ("depth-q8", "decode 2", "q8", "8")], f"bench: {tests}")
+        checks.that(all(float(r["tokens_per_second"]) > 0 and r["device"] and r["driver"] and r["commit"] for r in by_backend[name]), f"bench: {by_backend[name]}")
+        rows = {(r["operation"], r["kv"], r["depth"]): r for r in operations if r["backend"] == name}
+        checks.that({("rope+attention", "f16", "512"), ("rope+attention", "q8", "8"), ("qkv", "", "")} <= rows.keys(), f"bench: {rows.keys()}")
+        profiled = {key[0] for key, row in rows.items() if row["instructions_per_weight"]}
+        checks.that(profiled == (set() if name == "cpu" else {"qkv", "output", "gate_up", "down"}), f"bench: instructions of {profiled} on {name}")
+        checks.that(name == "cpu" or rows["qkv", "", ""]["instructions_per_weight"] == "2.000", f"bench: {rows['qkv', '', '']}")  # 2,048 x 32 / (256 x 128)
+    notes = [r["note"] for r in by_backend["vulkan"]] + [r["note"] for r in operations if r["backend"] == "vulkan"]
+    checks.that(["needs at least" in note for note in notes] == [True, True, False, False], f"bench: what was left out: {notes}")
+    checks.that(all("out of order" in note for note in notes[2:]), f"bench: what was left out: {notes}")
+    text = (folder / "b.md").read_text()
+    heads = text.split("\n\n")[0].splitlines()
+    checks.that([head.split(":")[0] for head in heads] == ["cpu", "cuda", "vulkan"] and "Small card, driver 1.2, commit" in heads[2], f"bench: {heads}")
+    checks.that("| cuda | tiny | 2 | 128 | 8 | depth-q8 |" in text and "left out: needs" in text, f"bench: {text}")
+    checks.that("tiny g=128 depth-q8" in words_of(folder / "b-decode.svg"), "bench: plot of decoding")
+    checks.that("rope+attention m=1 q8 d=8" in words_of(folder / "b-operations.svg"), "bench: plot of operations")
+
+    broken = script("bench", *words, "--backends", "vulkan,broken", env=path)
+    checks.that(broken.returncode == 1 and "b-models.csv.partial" in broken.stderr, f"bench that breaks off: {broken.stderr}")
+    checks.that(len(table_of(folder / "b-models.csv.partial")) == 2 and table_of(folder / "b-models.csv") == models, "bench that breaks off loses rows")
+    wrong = script("bench", "--shapes", "tiny,huge")
+    checks.that(wrong.returncode == 2 and "'huge' is none of tiny" in wrong.stderr, f"bench --shapes: {wrong.stderr}")
+
+
 def main():
     checks = Checks()
     with scratch() as name:
         plot_report(checks, Path(name))
         compare_methods(checks, Path(name))
         bench_load(checks, Path(name))
+        bench(checks, Path(name))
     checks.finish()
 
 
