@@ -209,13 +209,14 @@ static void bench_gemm(bench *b) {
         planes_case c = make_planes(s->n, s->k, planes, 128, 0, tokens[t]);
         snprintf(name, sizeof name, "%s %s.%s %lldx%lld k=%d g=128 rows=%d", tokens[t] <= 16 ? "planes-batch" : "planes-gemm", s->model,
                  s->name, (long long)s->n, (long long)s->k, planes, tokens[t]);
-        if (!wanted(b, name)) continue;
         set_tokens(b, tokens[t], 0);
-        report(b, name, measure(b, launch_planes_gemm, &c, planes_bytes(&c)), planes_bytes(&c), 2.0 * (double)(s->n * s->k) * tokens[t]);
+        if (wanted(b, name))
+          report(b, name, measure(b, launch_planes_gemm, &c, planes_bytes(&c)), planes_bytes(&c), 2.0 * (double)(s->n * s->k) * tokens[t]);
         if (tokens[t] > 16) continue;
         for (int group = 64; group <= 256; group *= 2) {
           c = make_planes(s->n, s->k, planes, group, 1, tokens[t]);
           snprintf(name, sizeof name, "levels %s.%s k=%d g=%d rows=%d", s->model, s->name, planes, group, tokens[t]);
+          if (!wanted(b, name)) continue;
           report(b, name, measure(b, launch_planes_gemm, &c, planes_bytes(&c)), planes_bytes(&c), 0);
         }
       }
@@ -422,17 +423,31 @@ static void set_up(bench *b) {
   check(cudaStreamSynchronize(b->queue.stream), "set-up");
 }
 
+static const char usage[] =
+    "usage: bpdq-cuda-bench [--tune] [--filter TEXT]\n"
+    "  --tune         sweep the launch shapes of the bit-serial kernel besides\n"
+    "  --filter TEXT  only measurements whose line contains TEXT, as \"attention\" or \"7b.gate_up\"\n";
+
+static int wrong(const char *what, const char *word) {
+  fprintf(stderr, "bpdq-cuda-bench: error: %s %s\n%s", what, word, usage);
+  return 2;
+}
+
 int main(int argc, char **argv) {
   bench b = {0};
   for (int i = 1; i < argc; i++) {
+    if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+      fputs(usage, stdout);
+      return 0;
+    }
     if (!strcmp(argv[i], "--tune"))
       b.tune = true;
-    else if (!strcmp(argv[i], "--filter") && i + 1 < argc)
-      b.filter = argv[++i];
-    else {
-      fprintf(stderr, "usage: bpdq-cuda-bench [--tune] [--filter TEXT]\n");
-      return 2;
-    }
+    else if (strcmp(argv[i], "--filter"))
+      return wrong("unknown word", argv[i]);
+    else if (++i < argc)
+      b.filter = argv[i];
+    else
+      return wrong("no TEXT behind", "--filter");
   }
   set_up(&b);
   measure_read(&b);

@@ -144,6 +144,13 @@ def main():
             continue
         checks.wrong_usage(bpdq(*words), *parts)
 
+    for name in ("bpdq-cuda-bench", "bpdq-quantizer-bench"):  # built beside bpdq where there is a CUDA compiler
+        if not BPDQ.with_name(name).exists():
+            continue
+        helped, wrong = (subprocess.run([BPDQ.with_name(name), word], capture_output=True, text=True) for word in ("--help", "--hepl"))
+        checks.that(helped.returncode == 0 and helped.stdout.startswith(f"usage: {name}"), f"{name} --help: {helped}")
+        checks.that(wrong.returncode == 2 and "--hepl" in wrong.stderr and "usage" in wrong.stderr and not wrong.stdout, f"{name} --hepl: {wrong}")
+
     script = bpdq("completion", "bash").stdout
     probe = script + b'\nCOMP_WORDS=(bpdq run --te); COMP_CWORD=2; _bpdq; echo "${COMPREPLY[@]}"\nCOMP_WORDS=(bpdq run --backend v); COMP_CWORD=3; _bpdq; echo "${COMPREPLY[@]}"\nCOMP_WORDS=(bpdq to); COMP_CWORD=1; _bpdq; echo "${COMPREPLY[@]}"\n'
     completed = subprocess.run(["bash", "-c", probe.decode()], capture_output=True, text=True)

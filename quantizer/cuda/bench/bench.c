@@ -1,7 +1,7 @@
 /* Times the CUDA linear algebra on the linears of one block of a Qwen2.5 model with random weights and inputs, stage by stage, adds them
  * up to a whole model and 128 x 2048 calibration tokens, and states the peak of device memory.
  *
- * bpdq-quantizer-bench [7b|72b [SCALE [ALGEBRA]]]: SCALE divides all dimensions (for trying it out); ALGEBRA is as in linalg.h. */
+ * `bpdq-quantizer-bench --help` says what it takes. */
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdio.h>
@@ -191,41 +191,119 @@ static void print_peak(void) {
     printf("peak of device memory %.2f GiB\n", (double)peak / (1 << 30));
 }
 
-static const char *argument(int count, char **arguments, int index, const char *absent) {
-  return count > index ? arguments[index] : absent;
+#define MOST_SCALE 64 /* leaves the heads some channels */
+
+static const char usage[] =
+    "usage: bpdq-quantizer-bench [7b|72b [SCALE [ALGEBRA]]]\n"
+    "           the linears of a block, stage by stage (default: 7b 1 cuda)\n"
+    "       bpdq-quantizer-bench blocks [7b|72b [BLOCKS [DEVICE_GIB [FOLDER [SCALE [WINDOWS [ALGEBRA [ROUNDS]]]]]]]]\n"
+    "           whole blocks from folder to folder (default: 7b 1 0 . 1 128 cuda 4)\n"
+    "  SCALE       divides all dimensions, for trying it out\n"
+    "  ALGEBRA     cpu, cuda, cuda:N, or several joined by '+'\n"
+    "  BLOCKS      that are quantized\n"
+    "  DEVICE_GIB  device memory that may be taken; 0: all\n"
+    "  FOLDER      where the model is made and quantized\n"
+    "  WINDOWS     of calibration\n"
+    "  ROUNDS      of sweeps and a refit\n";
+
+/* What is left of the command line; the first word that is not what was expected is kept. */
+typedef struct words {
+  int count;
+  char **words;
+  const char *expected, *wrong;
+} words;
+
+static const char *next_word(words *w, const char *absent) {
+  if (!w->count) return absent;
+  w->count--;
+  return *w->words++;
 }
 
-/* blocks 7b|72b [BLOCKS [DEVICE_GIB [FOLDER [SCALE [WINDOWS [ALGEBRA [ROUNDS]]]]]]] */
-static int bench_blocks(int count, char **arguments) {
-  const model *m = strcmp(argument(count, arguments, 2, "7b"), "72b") ? &MODELS[0] : &MODELS[1];
-  int64_t scale = atoll(argument(count, arguments, 6, "1")), head_dim = 128;
-  if (scale < 1) scale = 1;
+static void complain(words *w, const char *expected, const char *word) {
+  if (w->wrong) return;
+  w->expected = expected;
+  w->wrong = word;
+}
+
+static double next_number(words *w, const char *name, const char *absent, double least, double most, bool whole) {
+  const char *word = next_word(w, absent);
+  char *end;
+  double number = strtod(word, &end);
+  if (end != word && !*end && number >= least && number <= most && (!whole || number == floor(number))) return number;
+  complain(w, name, word);
+  return least;
+}
+
+static int next_count(words *w, const char *name, const char *absent, int most) { return (int)next_number(w, name, absent, 1, most, true); }
+
+static const model *next_model(words *w) {
+  const char *word = next_word(w, "7b");
+  for (size_t i = 0; i < sizeof MODELS / sizeof *MODELS; i++)
+    if (!strcmp(word, MODELS[i].name)) return &MODELS[i];
+  complain(w, "7b, 72b or blocks", word);
+  return &MODELS[0];
+}
+
+static const char *next_algebra(words *w) {
+  const char *word = next_word(w, "cuda");
+  if (!bpdq_algebra_known(word)) complain(w, "ALGEBRA", word);
+  return word;
+}
+
+/* 0, or the exit code after a line that says what is wrong. */
+static int check_words(words *w) {
+  if (w->count) complain(w, "nothing more", *w->words);
+  if (!w->wrong) return 0;
+  fprintf(stderr, "bpdq-quantizer-bench: error: expected %s, not '%s'\n%s", w->expected, w->wrong, usage);
+  return 2;
+}
+
+static int bench_blocks(words *w) {
+  const model *m = next_model(w);
+  int blocks = next_count(w, "BLOCKS", "1", m->blocks);
+  double gib = next_number(w, "DEVICE_GIB", "0", 0, 1 << 20, false);
+  const char *folder = next_word(w, ".");
+  int64_t scale = next_count(w, "SCALE", "1", MOST_SCALE), windows = next_count(w, "WINDOWS", "128", 1 << 20), head_dim = 128;
+  const char *algebra = next_algebra(w);
+  int rounds = next_count(w, "ROUNDS", "4", 1 << 20), code = check_words(w);
+  if (code) return code;
   while (m->heads / scale < 2 * head_dim && head_dim > 2) head_dim /= 2;
-  bpdq_bench_shape shape = {.blocks = atoi(argument(count, arguments, 3, "1")),
+  bpdq_bench_shape shape = {.blocks = blocks,
                             .model_blocks = m->blocks,
                             .hidden = m->hidden / scale / head_dim * head_dim,
                             .heads = m->heads / scale / head_dim * head_dim,
                             .middle = m->middle / scale,
                             .head_dim = head_dim,
-                            .windows = atoll(argument(count, arguments, 7, "128")),
+                            .windows = windows,
                             .length = 2048,
-                            .device_memory = atof(argument(count, arguments, 4, "0")) * (1 << 30),
-                            .rounds = atoi(argument(count, arguments, 9, "4"))};
+                            .device_memory = gib * (1 << 30),
+                            .rounds = rounds};
   bpdq_error error = {0};
-  if (bpdq_bench_blocks(&shape, argument(count, arguments, 5, "."), argument(count, arguments, 8, "cuda"), &error) == BPDQ_OK) return 0;
+  if (bpdq_bench_blocks(&shape, folder, algebra, &error) == BPDQ_OK) return 0;
   fprintf(stderr, "bpdq-quantizer-bench: %s\n", error.message);
   return 1;
 }
 
-int main(int count, char **arguments) {
-  if (count > 1 && !strcmp(arguments[1], "blocks")) return bench_blocks(count, arguments);
-  const model *m = count > 1 && !strcmp(arguments[1], "72b") ? &MODELS[1] : &MODELS[0];
-  int64_t scale = count > 2 ? atoll(arguments[2]) : 1;
+static int bench_linears(words *w) {
+  const model *m = next_model(w);
+  int64_t scale = next_count(w, "SCALE", "1", MOST_SCALE);
+  const char *algebra = next_algebra(w);
+  int code = check_words(w);
+  if (code) return code;
   bench b = {.seed = 88172645463325252u};
-  bpdq_status status = bpdq_algebra_create(count > 3 ? arguments[3] : "cuda", 0, &b.algebra, &b.error);
-  if (status == BPDQ_OK) status = run_model(&b, m, scale < 1 ? 1 : scale);
+  bpdq_status status = bpdq_algebra_create(algebra, 0, &b.algebra, &b.error);
+  if (status == BPDQ_OK) status = run_model(&b, m, scale);
   if (status == BPDQ_OK) print_peak();
   if (status != BPDQ_OK) fprintf(stderr, "bpdq-quantizer-bench: %s\n", b.error.message);
   if (b.algebra) b.algebra->destroy(b.algebra);
   return status == BPDQ_OK ? 0 : 1;
+}
+
+int main(int count, char **arguments) {
+  for (int i = 1; i < count; i++)
+    if (!strcmp(arguments[i], "--help") || !strcmp(arguments[i], "-h")) return fputs(usage, stdout) == EOF;
+  words w = {.count = count - 1, .words = arguments + 1};
+  if (!w.count || strcmp(*w.words, "blocks")) return bench_linears(&w);
+  next_word(&w, "");
+  return bench_blocks(&w);
 }
