@@ -91,10 +91,10 @@ const command command_bench_ops = {
     .summary = "time of every operation at the shapes of a model",
     .tables = {&table, &model_flag_table},
     .details =
-        "Each figure is the median of nine runs over copies of what the operation reads, more than the device's caches hold. Bytes are\n"
-        "the weight's, or the KV cache's at that depth; the bandwidth is that of a plain read in the same run. rope+attention is the\n"
-        "pair as a model has it, which a device may do in one kernel; beyond 16 rows each of the two has a row besides. --ctx is the\n"
-        "room in the cache (default: what the depth and the rows need).",
+        "Each figure is the median of nine runs (fewer where they take long) over copies of what the operation reads, more than the\n"
+        "device's caches hold. Bytes are the weight's, or the KV cache's at that depth; the bandwidth is that of a plain read in the same\n"
+        "run. rope+attention is the pair as a model has it, which a device may do in one kernel; beyond 16 rows each of the two has a row\n"
+        "besides. --ctx is the room in the cache (default: what the depth and the rows need).",
     .examples =
         "bpdq bench-ops --shape qwen2.5-7b --planes 2 --group 128\n"
         "bpdq bench-ops --shape qwen2.5-7b --operation rope+attention --depth 32000 --kv q8\n"

@@ -12,6 +12,7 @@
 #define OTHER_COPIES 16  /* of an operation that reads little, or computes more than it reads */
 #define DECODE_TOKENS 16 /* up to this many rows a run is decoding: a batch, or a speculative check */
 #define REPEATS 9
+#define LONG_NANOSECONDS 4000000000u         /* runs that take longer together are not repeated, as on a Vulkan device that is a CPU */
 #define CACHE_DEFEATING_BYTES (800ull << 20) /* copies together exceed every last-level cache several times */
 #define CACHE_DEFEATING_BYTES_CPU (160ull << 20)
 #define FIRST_CACHE 3 /* tensors before the caches of bench_attention */
@@ -67,14 +68,20 @@ static bpdq_status time_ops(bench *b, bpdq_executable *executable, double *secon
   if (!positions || !sequences) status = bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
   for (int64_t t = 0; t < b->what.tokens && status == BPDQ_OK; t++) positions[t] = (int32_t)(b->what.depth + t);
   bpdq_run run = {b->what.tokens, positions, sequences};
-  for (int i = -2; i < REPEATS && status == BPDQ_OK; i++) { /* two warm-up runs */
+  int count = 0, warm_up = 2;
+  uint64_t begin = bpdq_monotonic_nanoseconds();
+  while (count < REPEATS && status == BPDQ_OK) {
     uint64_t start = bpdq_monotonic_nanoseconds();
     status = b->backend->run(executable, &run, error);
-    if (i >= 0) times[i] = (double)(bpdq_monotonic_nanoseconds() - start) * 1e-9 / b->copies;
+    uint64_t end = bpdq_monotonic_nanoseconds();
+    if (warm_up-- <= 0) times[count++] = (double)(end - start) * 1e-9 / b->copies;
+    if (end - begin < LONG_NANOSECONDS) continue;
+    if (count) break;
+    warm_up = 0;
   }
   if (status == BPDQ_OK) {
-    qsort(times, REPEATS, sizeof *times, by_value);
-    *seconds = times[REPEATS / 2];
+    qsort(times, (size_t)count, sizeof *times, by_value);
+    *seconds = times[count / 2];
   }
   free(positions);
   free(sequences);
