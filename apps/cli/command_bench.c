@@ -197,7 +197,7 @@ static int bench_model(cli_model *loaded, const model_flags *flags, const bench_
     cli_log_release(&loaded->log);
     code = report(&b, name, flags->kv, &prefill, &decode, bandwidth);
   } else {
-    code = cli_fail(&error);
+    code = cli_fail(cli_name_context(b.model, session_options.context, &error));
   }
   bpdq_session_free(b.session);
   free(b.tokens);
