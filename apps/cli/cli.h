@@ -100,6 +100,7 @@ int cli_load(const char *folder, const model_flags *flags, bool text_only, cli_m
 /* The options that the flags ask for; `log` and `bar` must outlive the load. */
 bpdq_model_options cli_model_options(const model_flags *flags, cli_log *log, progress_bar *bar);
 void cli_unload(cli_model *loaded);
+bpdq_activations cli_activations(const model_flags *flags);
 bpdq_session_options cli_session_options(const model_flags *flags);
 
 /* ---- files ---- */

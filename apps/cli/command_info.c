@@ -4,8 +4,6 @@
 
 #include "cli.h"
 
-#define DEFAULT_CONTEXT 4096
-
 /* ---- the table of linears: layers of the same make share a row ---- */
 
 /* "model.layers.3.mlp.down_proj" is layer 3's "mlp.down_proj"; the layer is -1 for a name outside the layers. */
@@ -67,13 +65,9 @@ static int print_linears(const bpdq_inspection *model) {
 
 /* ---- the whole ---- */
 
-static uint64_t memory_needed(const bpdq_inspection *model, int64_t context, bool q8) {
-  uint64_t per_token = q8 ? model->cache_bytes_q8 : model->cache_bytes_f16;
-  return model->device_weight_bytes + model->scratch_bytes + per_token * (uint64_t)context;
-}
-
-static int print_text(const char *folder, const bpdq_inspection *m, int64_t context, bool q8) {
-  char all[32], device[32], cache[32], needed[32], scratch[32];
+static int print_text(const char *folder, const bpdq_inspection *m, const bpdq_session_options *session,
+                      const bpdq_memory_estimate *memory) {
+  char all[32], device[32], cache[32], needed[32], work[32];
   printf("model            %s\n", folder);
   printf("architecture     %s: %lld layers, hidden %lld, intermediate %lld, %lld heads of %lld (%lld for keys and values)\n",
          m->architecture, (long long)m->layers, (long long)m->hidden_size, (long long)m->intermediate_size, (long long)m->heads,
@@ -83,18 +77,16 @@ static int print_text(const char *folder, const bpdq_inspection *m, int64_t cont
   printf("parameters       %llu, %llu of them in bit-planes\n", (unsigned long long)m->parameters,
          (unsigned long long)m->quantized_weights);
   if (m->quantized) printf("bits per weight  %.6g in the bit-plane linears, with coefficients and padding\n", m->bits_per_weight);
-  printf("weights          %s stored, %s on the device\n", options_size_text(m->weight_bytes, all, sizeof all),
-         options_size_text(m->device_weight_bytes, device, sizeof device));
-  uint64_t cache_bytes = (q8 ? m->cache_bytes_q8 : m->cache_bytes_f16) * (uint64_t)context;
-  printf("device memory    about %s at %lld tokens of context: weights, %s of %s KV cache, %s of activations\n",
-         options_size_text(memory_needed(m, context, q8), needed, sizeof needed), (long long)context,
-         options_size_text(cache_bytes, cache, sizeof cache), q8 ? "q8" : "f16",
-         options_size_text(m->scratch_bytes, scratch, sizeof scratch));
+  printf("weights          %s stored, %s on a GPU\n", options_size_text(m->weight_bytes, all, sizeof all),
+         options_size_text(memory->weights, device, sizeof device));
+  printf("GPU memory       about %s at %lld tokens of context: weights, %s of %s KV cache, %s of activations and buffers\n",
+         options_size_text(memory->total, needed, sizeof needed), (long long)session->context,
+         options_size_text(memory->cache, cache, sizeof cache), session->kv_type == BPDQ_KV_Q8 ? "q8" : "f16",
+         options_size_text(memory->work, work, sizeof work));
   return print_linears(m);
 }
 
-static int print_json(const bpdq_inspection *m, int64_t context, bool q8) {
-  uint64_t cache_bytes = (q8 ? m->cache_bytes_q8 : m->cache_bytes_f16) * (uint64_t)context;
+static int print_json(const bpdq_inspection *m, const bpdq_session_options *session, const bpdq_memory_estimate *memory) {
   json_t *linears = json_array();
   for (size_t i = 0; i < m->linear_count; i++) {
     const bpdq_linear_info *l = &m->linears[i];
@@ -110,8 +102,8 @@ static int print_json(const bpdq_inspection *m, int64_t context, bool q8) {
   json_t *sizes =
       json_pack("{sI sI sf sI sI sI sI sI so}", "parameters", (json_int_t)m->parameters, "quantized_weights",
                 (json_int_t)m->quantized_weights, "bits_per_weight", m->bits_per_weight, "weight_bytes", (json_int_t)m->weight_bytes,
-                "device_weight_bytes", (json_int_t)m->device_weight_bytes, "ctx", (json_int_t)context, "kv_cache_bytes",
-                (json_int_t)cache_bytes, "memory_needed", (json_int_t)memory_needed(m, context, q8), "linears", linears);
+                "device_weight_bytes", (json_int_t)memory->weights, "ctx", (json_int_t)session->context, "kv_cache_bytes",
+                (json_int_t)memory->cache, "memory_needed", (json_int_t)memory->total, "linears", linears);
   if (object && sizes) json_object_update(object, sizes);
   json_decref(sizes);
   return cli_print_json(object);
@@ -133,8 +125,10 @@ static int run(const command *self, int argc, char **argv) {
     code = cli_fail(&error);
   } else {
     cli_log_release(&log);
-    int64_t context = flags.context ? flags.context : model->context_length < DEFAULT_CONTEXT ? model->context_length : DEFAULT_CONTEXT;
-    code = flags.json ? print_json(model, context, flags.kv) : print_text(words[0], model, context, flags.kv);
+    bpdq_session_options session = cli_session_options(&flags);
+    bpdq_memory_estimate memory = bpdq_estimate_memory(model, &session, cli_activations(&flags));
+    session.context = memory.context;
+    code = flags.json ? print_json(model, &session, &memory) : print_text(words[0], model, &session, &memory);
   }
   cli_log_free(&log);
   bpdq_inspection_free(model);

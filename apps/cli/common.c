@@ -146,13 +146,17 @@ const option_table model_flag_table = TABLE_OF("model options", bench_options);
 
 model_flags model_flags_default(void) { return (model_flags){.device = -1}; }
 
-bpdq_model_options cli_model_options(const model_flags *flags, cli_log *log, progress_bar *bar) {
+bpdq_activations cli_activations(const model_flags *flags) {
   static const bpdq_activations activations[] = {BPDQ_ACTIVATIONS_DEFAULT, BPDQ_ACTIVATIONS_F32, BPDQ_ACTIVATIONS_16, BPDQ_ACTIVATIONS_8};
+  return activations[flags->activations];
+}
+
+bpdq_model_options cli_model_options(const model_flags *flags, cli_log *log, progress_bar *bar) {
   bpdq_model_options options = bpdq_model_default_options();
   options.backend = flags->backend;
   options.device = (int)flags->device;
   options.threads = (int)flags->threads;
-  options.activations = activations[flags->activations];
+  options.activations = cli_activations(flags);
   options.memory_cap = flags->memory_cap;
   options.progress = progress_callback;
   options.progress_user = bar;

@@ -36,6 +36,9 @@ typedef struct bpdq_weight_part {
   bpdq_dtype coefficient_dtype;
 } bpdq_weight_part;
 
+/* From so many weights on, every GPU backend stores a head (is_head) in 8 bits; what is estimated before one is chosen goes by it. */
+#define BPDQ_HEAD_ELEMENTS ((int64_t)1 << 26)
+
 typedef struct bpdq_weight_desc {
   bpdq_weight_kind kind;
   const char *name;  /* for messages */

@@ -187,13 +187,9 @@ typedef struct bpdq_inspection {
   int64_t layers, hidden_size, intermediate_size, vocab_size, heads, kv_heads, head_dim, context_length;
   bool quantized, tied_head;
   uint64_t parameters, quantized_weights;
-  double bits_per_weight;       /* of the bit-plane linears together; 0 when dense */
-  uint64_t weight_bytes;        /* of all weights in the checkpoint */
-  uint64_t device_weight_bytes; /* of those that a device holds: all but an embedding table that is not the head too */
-  uint64_t cache_bytes_f16;     /* of the KV cache, per token of context */
-  uint64_t cache_bytes_q8;      /* the same with 8-bit entries and a scale per head and position */
-  uint64_t scratch_bytes;       /* activations and logits of one session, an estimate for a prefill of 512 tokens */
-  bpdq_linear_info *linears;    /* [linear_count], in the order of the model */
+  double bits_per_weight;    /* of the bit-plane linears together; 0 when dense */
+  uint64_t weight_bytes;     /* of all weights in the checkpoint */
+  bpdq_linear_info *linears; /* [linear_count], in the order of the model */
   size_t linear_count;
 } bpdq_inspection;
 
@@ -246,6 +242,20 @@ BPDQ_API bpdq_session_options bpdq_session_default_options(void);
  * Sessions of one model may be used from different threads at once. */
 BPDQ_API bpdq_status bpdq_session_create(bpdq_model *model, const bpdq_session_options *options, bpdq_session **session, bpdq_error *error);
 BPDQ_API void bpdq_session_free(bpdq_session *session);
+
+/* In bytes. */
+typedef struct bpdq_memory_estimate {
+  uint64_t weights; /* without the embedding table, which stays in host memory; a large head in 8 bits unless activations are f32 */
+  uint64_t cache;   /* keys and values */
+  uint64_t work;    /* activations, logits and what kernels need beside them */
+  uint64_t total;
+  int64_t context; /* tokens of context that it is for */
+} bpdq_memory_estimate;
+
+/* About what a model and one session take of a GPU: the larger of what its backends take, with a few percent to spare. `session` may be
+ * NULL: the defaults. A model is given a GPU by itself only where a session of the defaults fits. */
+BPDQ_API bpdq_memory_estimate bpdq_estimate_memory(const bpdq_inspection *model, const bpdq_session_options *session,
+                                                   bpdq_activations activations);
 
 /* Tokens in the cache of sequence 0, and room in all. */
 BPDQ_API int64_t bpdq_session_position(const bpdq_session *session);

@@ -4,8 +4,6 @@
 
 #include "model/model.h"
 
-#define SCRATCH_TOKENS 512
-
 static void describe_linear(const bpdq_linear_source *source, bpdq_linear_info *info) {
   uint64_t weights = (uint64_t)source->rows * (uint64_t)source->columns;
   memcpy(info->name, source->name, sizeof info->name);
@@ -28,7 +26,7 @@ static void add_linear(const bpdq_linear_source *source, bpdq_inspection *result
   *bits += 8 * info->bytes;
 }
 
-static void describe_linears(const bpdq_checkpoint *checkpoint, bpdq_inspection *result) {
+static void describe_weights(const bpdq_checkpoint *checkpoint, bpdq_inspection *result) {
   uint64_t bits = 0;
   for (int64_t i = 0; i < checkpoint->config.layers; i++) {
     const bpdq_layer_source *layer = &checkpoint->layers[i];
@@ -36,23 +34,11 @@ static void describe_linears(const bpdq_checkpoint *checkpoint, bpdq_inspection 
     for (int j = 0; j < 7; j++) add_linear(linears[j], result, &bits);
   }
   add_linear(&checkpoint->head, result, &bits);
+  if (checkpoint->head.weight != checkpoint->embedding)
+    result->parameters += (uint64_t)checkpoint->config.vocab_size * (uint64_t)checkpoint->config.hidden_size;
+  result->weight_bytes = checkpoint->weight_bytes;
   result->quantized = result->quantized_weights > 0;
   result->bits_per_weight = result->quantized ? (double)bits / (double)result->quantized_weights : 0;
-}
-
-static void describe_sizes(const bpdq_checkpoint *checkpoint, bpdq_inspection *result) {
-  const bpdq_config *c = &checkpoint->config;
-  uint64_t kv_heads = (uint64_t)(c->layers * c->kv_heads), head_dim = (uint64_t)c->head_dim;
-  result->weight_bytes = checkpoint->weight_bytes;
-  result->device_weight_bytes = checkpoint->weight_bytes;
-  if (checkpoint->head.weight != checkpoint->embedding) {
-    result->parameters += (uint64_t)c->vocab_size * (uint64_t)c->hidden_size;
-    result->device_weight_bytes -= checkpoint->embedding->bytes;
-  }
-  result->cache_bytes_f16 = kv_heads * 2 * head_dim * 2;
-  result->cache_bytes_q8 = kv_heads * 2 * (head_dim + sizeof(uint16_t));
-  uint64_t row = (uint64_t)(c->hidden_size + 2 * c->heads * c->head_dim + 2 * c->kv_heads * c->head_dim + 2 * c->intermediate_size);
-  result->scratch_bytes = sizeof(float) * (SCRATCH_TOKENS * row + (uint64_t)c->vocab_size);
 }
 
 static void describe_config(const bpdq_config *c, bpdq_inspection *result) {
@@ -68,23 +54,26 @@ static void describe_config(const bpdq_config *c, bpdq_inspection *result) {
   result->tied_head = c->tied_head;
 }
 
+bpdq_status bpdq_inspect_checkpoint(const bpdq_checkpoint *checkpoint, bpdq_inspection **inspection, bpdq_error *error) {
+  *inspection = NULL;
+  bpdq_inspection *result = calloc(1, sizeof *result);
+  if (result) result->linears = calloc((size_t)checkpoint->config.layers * 7 + 1, sizeof *result->linears);
+  if (!result || !result->linears) {
+    bpdq_inspection_free(result);
+    return bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of host memory", checkpoint->folder);
+  }
+  describe_config(&checkpoint->config, result);
+  describe_weights(checkpoint, result);
+  *inspection = result;
+  return BPDQ_OK;
+}
+
 bpdq_status bpdq_inspect(const char *folder, bpdq_log_callback callback, void *user, bpdq_inspection **inspection, bpdq_error *error) {
   *inspection = NULL;
   bpdq_log log = {callback, user};
   bpdq_checkpoint checkpoint = {0};
   BPDQ_TRY(bpdq_checkpoint_open(folder, &checkpoint, &log, error));
-  bpdq_status status = BPDQ_OK;
-  bpdq_inspection *result = calloc(1, sizeof *result);
-  if (result) result->linears = calloc((size_t)checkpoint.config.layers * 7 + 1, sizeof *result->linears);
-  if (result && result->linears) {
-    describe_config(&checkpoint.config, result);
-    describe_linears(&checkpoint, result);
-    describe_sizes(&checkpoint, result);
-    *inspection = result;
-  } else {
-    status = bpdq_fail(error, BPDQ_ERROR_MEMORY, "%s: out of host memory", folder);
-    bpdq_inspection_free(result);
-  }
+  bpdq_status status = bpdq_inspect_checkpoint(&checkpoint, inspection, error);
   bpdq_checkpoint_close(&checkpoint);
   return status;
 }

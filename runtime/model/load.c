@@ -10,9 +10,6 @@
 #include "model/model.h"
 #include "model/prefetch.h"
 
-#define SCRATCH_ESTIMATE (512ull << 20) /* activations and staging of one session, for the choice of a device */
-#define DEFAULT_CONTEXT 4096
-
 typedef struct loader {
   bpdq_model *model;
   const atomic_bool *stop; /* set where another thread has failed */
@@ -173,11 +170,13 @@ static bpdq_status load_weights(loader *l, bpdq_error *error) {
   return model->backend->weights_flush(model->backend, error);
 }
 
-static uint64_t memory_needed(const bpdq_checkpoint *checkpoint) {
-  const bpdq_config *config = &checkpoint->config;
-  uint64_t context = config->context_length < DEFAULT_CONTEXT ? (uint64_t)config->context_length : DEFAULT_CONTEXT;
-  uint64_t cache = context * (uint64_t)(config->layers * config->kv_heads * config->head_dim) * 2 * 2;
-  return checkpoint->weight_bytes + cache + SCRATCH_ESTIMATE;
+/* With a session of the default size: what sessions there will be is not known yet. */
+static bpdq_status memory_needed(const bpdq_checkpoint *checkpoint, bpdq_activations activations, uint64_t *bytes, bpdq_error *error) {
+  bpdq_inspection *inspection;
+  BPDQ_TRY(bpdq_inspect_checkpoint(checkpoint, &inspection, error));
+  *bytes = bpdq_estimate_memory(inspection, NULL, activations).total;
+  bpdq_inspection_free(inspection);
+  return BPDQ_OK;
 }
 
 /* The tokenizer's eos token ends a generation too, where the JSON files do not list it. */
@@ -261,12 +260,14 @@ void bpdq_model_finish_counts(bpdq_model *model) {
 }
 
 static bpdq_status create_backend(bpdq_model *model, const char *folder, const bpdq_model_options *options, bpdq_error *error) {
+  uint64_t needed;
+  BPDQ_TRY(memory_needed(&model->checkpoint, options->activations, &needed, error));
   char *cache = options->cache_folder ? NULL : bpdq_cache_folder();
   bpdq_backend_options backend_options = {options->device,     options->threads,
                                           options->memory_cap, options->cache_folder ? options->cache_folder : cache,
                                           options->vulkan,     model->log};
-  bpdq_status status = bpdq_backend_choose(options->backend, memory_needed(&model->checkpoint), &backend_options, &model->backend,
-                                           model->choice, sizeof model->choice, error);
+  bpdq_status status =
+      bpdq_backend_choose(options->backend, needed, &backend_options, &model->backend, model->choice, sizeof model->choice, error);
   free(cache);
   if (status != BPDQ_OK) return status;
   model->activations = options->activations ? options->activations : model->backend->default_activations;

@@ -85,6 +85,12 @@ bpdq_op *bpdq_decoder_ops(const bpdq_model *model, int64_t context, model_head h
 /* Final norm and head alone: TENSOR 0 f32 [rows, hidden] to TENSOR 1 f32 [rows, vocab]. Writes one or more ops; returns how many (<= 3). */
 size_t bpdq_decoder_head_ops(const bpdq_model *model, bpdq_tensor input, bpdq_tensor output, bpdq_row_selection rows, bpdq_op *ops);
 
+/* The context of a session that asks for none; `limit` is the model's. */
+static inline int64_t bpdq_default_context(int64_t limit) { return limit < 4096 ? limit : 4096; }
+
+/* bpdq_inspect, of a checkpoint that is open. */
+bpdq_status bpdq_inspect_checkpoint(const bpdq_checkpoint *checkpoint, bpdq_inspection **inspection, bpdq_error *error);
+
 /* Loading, shared by load.c and random.c. */
 void bpdq_model_count_linear(bpdq_model *model, const model_linear *linear);
 void bpdq_model_finish_counts(bpdq_model *model);

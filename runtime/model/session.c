@@ -8,7 +8,6 @@
 #include "core/checked.h"
 #include "model/rope.h"
 
-#define DEFAULT_CONTEXT 4096
 #define HEAD_ROWS 64 /* rows of logits that bpdq_evaluate_all computes at a time */
 
 bpdq_session_options bpdq_session_default_options(void) { return (bpdq_session_options){.sequences = 1}; }
@@ -81,9 +80,8 @@ bpdq_status bpdq_session_create(bpdq_model *model, const bpdq_session_options *o
   BPDQ_TRY(check_options(model, options, error));
   bpdq_session *session = calloc(1, sizeof *session);
   if (!session) return out_of_memory(error);
-  int64_t limit = model->config.context_length;
   session->model = model;
-  session->context = options->context ? options->context : limit < DEFAULT_CONTEXT ? limit : DEFAULT_CONTEXT;
+  session->context = options->context ? options->context : bpdq_default_context(model->config.context_length);
   session->sequences = options->sequences ? options->sequences : 1;
   session->wanted_candidates = bpdq_model_candidates(model);
   int64_t chunk = model->backend->prefill_tokens < session->context ? model->backend->prefill_tokens : session->context;

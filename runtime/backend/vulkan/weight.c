@@ -8,7 +8,6 @@
 
 #define MAX_COLUMNS ((int64_t)1 << 20) /* shaders index with 32 bits, and a row must fit into a staging slot */
 #define MAX_ROWS ((int64_t)1 << 28)
-#define HEAD_ELEMENTS ((int64_t)1 << 26) /* from here on the head is stored in 8 bits */
 
 static bpdq_status check_desc(const bpdq_weight_desc *desc, int64_t *rows, bpdq_error *error) {
   int64_t columns = desc->kind == BPDQ_WEIGHT_VECTOR ? 1 : desc->columns;
@@ -44,7 +43,7 @@ vulkan_number bpdq_vulkan_common_number(const bpdq_weight_desc *desc) {
 /* A large head is most of what a token reads beside the planes. In 8 bits with a scale per 32 columns
  * the head of classics-28m gives a mean KL of 3e-5 (errors of 0.2% of the logits); small heads, where a token gains little, stay exact. */
 static bool wants_8_bits(const bpdq_weight_desc *desc, int64_t rows) {
-  return desc->is_head && desc->kind == BPDQ_WEIGHT_DENSE && rows >= HEAD_ELEMENTS / desc->columns;
+  return desc->is_head && desc->kind == BPDQ_WEIGHT_DENSE && rows >= BPDQ_HEAD_ELEMENTS / desc->columns;
 }
 
 /* Bytes per row of 8 (one tile) of the matrix and of the coefficients. */
