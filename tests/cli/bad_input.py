@@ -104,6 +104,8 @@ def devices(checks):
     checks.failure(bpdq("run", CHECKPOINT, "-p", "x", env={"BPDQ_BACKEND": "abacus"}), "abacus")
     checks.failure(bpdq("run", CHECKPOINT, "-p", "x", "--backend", "cpu", "--device", "77"), "77")
     checks.failure(bpdq("run", CHECKPOINT, "-p", "x", env={"BPDQ_DEVICE": "first"}), "BPDQ_DEVICE")
+    for words, env in ((["--device", "1023"], {}), ([], {"BPDQ_DEVICE": "1023"})):  # not quietly the CPU
+        checks.failure(bpdq("run", CHECKPOINT, "-p", "x", *words, env={"BPDQ_BACKEND": "", **env}), "device 1023")
     listed = {device["backend"] for device in json.loads(bpdq("devices", "--json").stdout)["devices"]}
     for backend in {"vulkan", "cuda"} - listed:
         checks.failure(bpdq("run", CHECKPOINT, "-p", "x", "--backend", backend), backend)
