@@ -8,6 +8,7 @@
 #define PREFILL_TOKENS 512
 #define BATCH_TOKENS 8
 #define BANDWIDTH_BYTES ((uint64_t)4 << 30)
+#define DEPENDENT_LAUNCH 90 /* code from here on waits for its predecessors (device.cuh) */
 
 static void fill_info(int index, const struct cudaDeviceProp *properties, bpdq_device_info *info) {
   int version = 0;
@@ -20,13 +21,19 @@ static void fill_info(int index, const struct cudaDeviceProp *properties, bpdq_d
   snprintf(info->driver, sizeof info->driver, "CUDA driver %d.%d", version / 1000, version % 1000 / 10);
   snprintf(info->kind, sizeof info->kind, "%s", properties->integrated ? "integrated" : "discrete");
   info->memory_total = info->memory_free = properties->totalGlobalMem;
-  if (cudaSetDevice(index) == cudaSuccess && cudaMemGetInfo(&available, &total) == cudaSuccess) info->memory_free = available;
+  bool selected = cudaSetDevice(index) == cudaSuccess;
+  if (selected && cudaMemGetInfo(&available, &total) == cudaSuccess) info->memory_free = available;
   cudaGetLastError();
+  int code = 0;
+  cudaError_t loaded = selected ? bpdq_cuda_code_version(&code) : cudaSuccess;
   snprintf(info->features, sizeof info->features, "sm_%d%d graphs bit-mma%s", properties->major, properties->minor,
-           properties->major >= 9 ? " dependent-launch" : "");
+           code >= DEPENDENT_LAUNCH ? " dependent-launch" : "");
   if (properties->major < 8)
     snprintf(info->unusable, sizeof info->unusable, "compute capability %d.%d; 8.0 or newer is needed", properties->major,
              properties->minor);
+  else if (loaded != cudaSuccess)
+    snprintf(info->unusable, sizeof info->unusable, "the code of this build does not load on compute capability %d.%d: %s",
+             properties->major, properties->minor, cudaGetErrorString(loaded));
 }
 
 static int device_count(const bpdq_log *log) {
@@ -120,17 +127,6 @@ static bpdq_status try_kernel(cuda_backend *backend, bpdq_error *error) {
   return cuda_check(result, error, "running a first kernel (is this build made for the device?)");
 }
 
-/* BPDQ_CUDA_WGMMA=0 lets a Hopper device run, and the operation suite check there, the mma.sync kernel of every other device. */
-static bool uses_wgmma(const struct cudaDeviceProp *properties) {
-#ifdef BPDQ_CUDA_WGMMA
-  const char *set = getenv("BPDQ_CUDA_WGMMA");
-  return properties->major == 9 && !(set && !strcmp(set, "0"));
-#else
-  (void)properties;
-  return false;
-#endif
-}
-
 static bpdq_status choose_device(const bpdq_backend_options *options, int *device, bpdq_error *error) {
   int count = device_count(&options->log);
   if (!count) return bpdq_fail(error, BPDQ_ERROR_DEVICE, "cuda: no device; use another backend");
@@ -159,8 +155,10 @@ static bpdq_status initialize(cuda_backend *backend, const bpdq_backend_options 
     return bpdq_fail(error, BPDQ_ERROR_DEVICE, "cuda: %s cannot run models: %s", properties.name, backend->base.info.unusable);
   backend->memory_cap = options->memory_cap;
   backend->log = options->log;
-  backend->queue = (bpdq_cuda_queue){.dependent_launch = properties.major >= 9,
-                                     .wgmma = uses_wgmma(&properties),
+  int code;
+  BPDQ_TRY(cuda_check(bpdq_cuda_code_version(&code), error, "loading a first kernel"));
+  backend->queue = (bpdq_cuda_queue){.dependent_launch = code >= DEPENDENT_LAUNCH,
+                                     .wgmma = bpdq_cuda_uses_wgmma(),
                                      .multiprocessors = properties.multiProcessorCount,
                                      .shared_per_block = (int)properties.sharedMemPerBlockOptin,
                                      .shared_per_multiprocessor = (int)properties.sharedMemPerMultiprocessor};

@@ -23,7 +23,7 @@ typedef struct bpdq_cuda_queue {
   /* Launches only bring their kernel's code onto the device: code that is loaded lazily may not be loaded while a stream captures. */
   bool load_only;
   bool wgmma;            /* products of many rows by planes_wgmma.cu */
-  bool dependent_launch; /* programmatic dependent launch (sm_90): a kernel starts while the one before it drains */
+  bool dependent_launch; /* programmatic dependent launch (code for 9.0): a kernel starts while the one before it drains */
   int multiprocessors;
   int shared_per_block; /* bytes that a block may ask for */
   int shared_per_multiprocessor;
@@ -174,7 +174,11 @@ bool bpdq_cuda_planes_gemm_supports(const bpdq_cuda_planes *planes);
 uint64_t bpdq_cuda_planes_gemm_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows);
 cudaError_t bpdq_cuda_planes_gemm(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *row_scale,
                                   void *scratch, const bpdq_cuda_output *output);
-/* The same by the matrix unit of sm_90a (planes_wgmma.cu); planes_gemm takes it where queue->wgmma says so. */
+/* The same by the matrix unit of sm_90a (planes_wgmma.cu); planes_gemm takes it where queue->wgmma says so. Only the device that it was
+ * compiled for loads it. bpdq_cuda_uses_wgmma: it is in this build, the present device loads it, and BPDQ_CUDA_WGMMA is not 0, by which a
+ * Hopper device runs, and the operation suite checks there, the mma.sync kernel of every other device. */
+bool bpdq_cuda_uses_wgmma(void);
+bool bpdq_cuda_planes_wgmma_loads(void);
 uint64_t bpdq_cuda_planes_wgmma_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows);
 cudaError_t bpdq_cuda_planes_wgmma(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, const void *halves, const float *row_scale,
                                    void *scratch, const bpdq_cuda_output *output);
@@ -269,6 +273,9 @@ cudaError_t bpdq_cuda_repack_dense(cudaStream_t stream, const void *source, int 
 cudaError_t bpdq_cuda_random_words(cudaStream_t stream, uint32_t *words, uint64_t count, uint64_t seed);
 cudaError_t bpdq_cuda_random_numbers(cudaStream_t stream, void *data, int type, uint64_t count, float magnitude, uint64_t seed);
 cudaError_t bpdq_cuda_fill_f32(cudaStream_t stream, float *data, uint64_t count, float value);
+/* The architecture that the code loaded on the present device was compiled for, as 80 or 90: a newer device may translate older PTX, which
+ * lacks what the device could do. Fails where this build has no code for the device. */
+cudaError_t bpdq_cuda_code_version(int *version);
 /* Reads `bytes` (a multiple of 16) once; *sink gets a sum that keeps the reads alive. */
 cudaError_t bpdq_cuda_read(cudaStream_t stream, const void *data, uint64_t bytes, int multiprocessors, uint32_t *sink);
 

@@ -399,10 +399,13 @@ static void set_up(bench *b) {
   struct cudaDeviceProp p;
   check(cudaSetDevice(0), "device 0");
   check(cudaGetDeviceProperties(&p, 0), "device properties");
-  printf("%s, %d multiprocessors, sm_%d%d, dependent launch %s\n", p.name, p.multiProcessorCount, p.major, p.minor,
-         p.major >= 9 && !getenv("BPDQ_CUDA_NO_PDL") ? "on" : "off");
-  b->queue = (bpdq_cuda_queue){.wgmma = p.major == 9 && !getenv("BPDQ_CUDA_WGMMA"),
-                               .dependent_launch = p.major >= 9 && !getenv("BPDQ_CUDA_NO_PDL"),
+  int code;
+  check(bpdq_cuda_code_version(&code), "the code for device 0");
+  bool dependent_launch = code >= 90 && !getenv("BPDQ_CUDA_NO_PDL"), wgmma = bpdq_cuda_uses_wgmma();
+  printf("%s, %d multiprocessors, sm_%d%d (code for %d), dependent launch %s, wgmma %s\n", p.name, p.multiProcessorCount, p.major, p.minor,
+         code, dependent_launch ? "on" : "off", wgmma ? "on" : "off");
+  b->queue = (bpdq_cuda_queue){.wgmma = wgmma,
+                               .dependent_launch = dependent_launch,
                                .multiprocessors = p.multiProcessorCount,
                                .shared_per_block = (int)p.sharedMemPerBlockOptin,
                                .shared_per_multiprocessor = (int)p.sharedMemPerMultiprocessor};

@@ -1,4 +1,4 @@
-/* A plain read of a large buffer: the yardstick for every other kernel. */
+/* A plain read of a large buffer: the yardstick for every other kernel, and small enough to ask it what code was loaded. */
 #include "kernels/device.cuh"
 
 #define THREADS 512
@@ -16,6 +16,14 @@ __global__ void __launch_bounds__(THREADS) read_kernel(const uint4 *data, uint64
   }
   for (; i < count; i += stride) sum += data[i].x;
   if (sum == 0x12345678u) atomicAdd(sink, sum);
+}
+
+cudaError_t bpdq_cuda_code_version(int *version) {
+  cudaFuncAttributes attributes = {};
+  cudaError_t result = cudaFuncGetAttributes(&attributes, (const void *)read_kernel);
+  if (result != cudaSuccess) cudaGetLastError();
+  *version = result == cudaSuccess ? attributes.ptxVersion : 0;
+  return result;
 }
 
 cudaError_t bpdq_cuda_read(cudaStream_t stream, const void *data, uint64_t bytes, int multiprocessors, uint32_t *sink) {

@@ -6,6 +6,9 @@
  *
  * K is taken in units of 32 columns = two k-steps. In a unit, lane q's share of an activation row is 16 consecutive bytes: its (b0, b1) of
  * the first step, then of the second. Weights are expanded in the same order of columns. */
+#include <stdlib.h>
+#include <string.h>
+
 #include "kernels/planes_rows.cuh"
 
 #define WARPS 8
@@ -117,6 +120,15 @@ static const void *kernel_for(int planes) {
 }
 
 bool bpdq_cuda_planes_gemm_supports(const bpdq_cuda_planes *planes) { return planes->planes <= 4; }
+
+bool bpdq_cuda_uses_wgmma(void) {
+#ifdef BPDQ_CUDA_WGMMA
+  const char *set = getenv("BPDQ_CUDA_WGMMA");
+  return !(set && !strcmp(set, "0")) && bpdq_cuda_planes_wgmma_loads();
+#else
+  return false;
+#endif
+}
 
 uint64_t bpdq_cuda_planes_gemm_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows) {
 #ifdef BPDQ_CUDA_WGMMA

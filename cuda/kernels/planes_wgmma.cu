@@ -172,6 +172,13 @@ static int choose_splits(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *p
   return best;
 }
 
+bool bpdq_cuda_planes_wgmma_loads(void) {
+  cudaFuncAttributes attributes;
+  bool loads = cudaFuncGetAttributes(&attributes, (const void *)planes_wgmma_kernel<1>) == cudaSuccess;
+  if (!loads) cudaGetLastError();
+  return loads;
+}
+
 uint64_t bpdq_cuda_planes_wgmma_scratch(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows) {
   int splits = choose_splits(queue, planes, max_rows);
   uint64_t tiles = (uint64_t)blocks_for(planes->rows, WARPS * 16) * blocks_for(max_rows, TOKENS);
