@@ -106,13 +106,23 @@ static bpdq_status time_reads(cuda_backend *backend, const void *data, uint64_t 
   return BPDQ_OK;
 }
 
+/* What the cap leaves. */
+static uint64_t memory_left(cuda_backend *backend) {
+  bpdq_mutex_lock(backend->mutex);
+  uint64_t cap = backend->memory_cap ? backend->memory_cap : UINT64_MAX, current = backend->memory_current;
+  bpdq_mutex_unlock(backend->mutex);
+  return cap > current ? cap - current : 0;
+}
+
 static bpdq_status measure_bandwidth(bpdq_backend *base, double *bytes_per_second, bpdq_error *error) {
   cuda_backend *backend = (cuda_backend *)base;
   BPDQ_TRY(cuda_check(cudaSetDevice(backend->device), error, "selecting the device"));
   size_t available = 0, total = 0;
   BPDQ_TRY(cuda_check(cudaMemGetInfo(&available, &total), error, "asking for free memory"));
-  uint64_t bytes = available / 2 < BANDWIDTH_BYTES ? available / 2 / 4096 * 4096 : BANDWIDTH_BYTES;
-  void *data = NULL; /* only for this measurement: not counted as the model's memory */
+  uint64_t bytes = available / 2 < BANDWIDTH_BYTES ? available / 2 : BANDWIDTH_BYTES, left = memory_left(backend);
+  bytes = (bytes < left ? bytes : left) / 4096 * 4096;
+  if (!bytes) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "cuda: no device memory is left to measure the bandwidth: raise --memory-cap");
+  void *data = NULL; /* only for this measurement: within the cap, but not counted as the model's memory */
   BPDQ_TRY(cuda_check(cudaMalloc(&data, bytes), error, "allocating a buffer to measure bandwidth"));
   cudaMemsetAsync(data, 1, bytes, backend->staging.stream);
   bpdq_status status = time_reads(backend, data, bytes, bytes_per_second, error);

@@ -44,6 +44,7 @@ static bpdq_status record(bpdq_vulkan *vulkan, reading *r, bpdq_error *error) {
 
 static bpdq_status prepare(bpdq_vulkan *vulkan, reading *r, bpdq_error *error) {
   vulkan_context *context = &vulkan->context;
+  BPDQ_TRY(bpdq_vulkan_allocate(&vulkan->memory, VULKAN_MEMORY_DEVICE, 256, "the bandwidth measurement", &r->target, error));
   uint64_t wanted = context->is_cpu ? CPU_BYTES : GPU_BYTES, free_bytes;
   free_bytes = bpdq_vulkan_free_memory(&context->instance_functions, context->physical_device, NULL);
   if (wanted > free_bytes / 2) wanted = free_bytes / 2;
@@ -53,7 +54,6 @@ static bpdq_status prepare(bpdq_vulkan *vulkan, reading *r, bpdq_error *error) {
   if (part > (uint64_t)256 << 20) part = (uint64_t)256 << 20;
   part &= ~(uint64_t)255;
   if (!part) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "no device memory is left to measure the bandwidth: raise --memory-cap");
-  BPDQ_TRY(bpdq_vulkan_allocate(&vulkan->memory, VULKAN_MEMORY_DEVICE, 256, "the bandwidth measurement", &r->target, error));
   for (; r->count < MAX_PARTS && r->bytes + part <= wanted; r->count++) {
     BPDQ_TRY(bpdq_vulkan_allocate(&vulkan->memory, VULKAN_MEMORY_DEVICE, part, "the bandwidth measurement", &r->parts[r->count], error));
     r->bytes += part;
@@ -104,6 +104,8 @@ static bpdq_status measure(bpdq_vulkan *vulkan, reading *r, double *best, bpdq_e
 bpdq_status bpdq_vulkan_measure_bandwidth(bpdq_vulkan *vulkan, double *bytes_per_second, bpdq_error *error) {
   vulkan_context *context = &vulkan->context;
   reading r = {0};
+  uint64_t current, peak;
+  vulkan->backend.memory(&vulkan->backend, &current, &peak);
   bpdq_status status = prepare(vulkan, &r, error);
   if (status == BPDQ_OK) status = fill(vulkan, &r, error);
   if (status == BPDQ_OK) status = measure(vulkan, &r, bytes_per_second, error);
@@ -112,5 +114,6 @@ bpdq_status bpdq_vulkan_measure_bandwidth(bpdq_vulkan *vulkan, double *bytes_per
   if (r.pool) context->vk.DestroyDescriptorPool(context->device, r.pool, NULL);
   for (uint32_t i = 0; i < r.count; i++) bpdq_vulkan_release(&vulkan->memory, &r.parts[i]);
   bpdq_vulkan_release(&vulkan->memory, &r.target);
+  bpdq_vulkan_restore_peak(&vulkan->memory, peak);
   return status;
 }

@@ -262,3 +262,9 @@ void bpdq_vulkan_release(vulkan_memory *memory, vulkan_buffer *buffer) {
   bpdq_mutex_unlock(memory->mutex);
   memset(buffer, 0, sizeof *buffer);
 }
+
+void bpdq_vulkan_restore_peak(vulkan_memory *memory, uint64_t peak) {
+  bpdq_mutex_lock(memory->mutex);
+  memory->peak = peak > memory->current ? peak : memory->current;
+  bpdq_mutex_unlock(memory->mutex);
+}

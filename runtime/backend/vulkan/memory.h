@@ -40,6 +40,9 @@ bpdq_status bpdq_vulkan_allocate(vulkan_memory *memory, vulkan_memory_kind kind,
                                  bpdq_error *error);
 void bpdq_vulkan_release(vulkan_memory *memory, vulkan_buffer *buffer); /* a zeroed buffer is allowed */
 
+/* Forgets what was allocated in between and given back: measurements are no part of what a model holds. */
+void bpdq_vulkan_restore_peak(vulkan_memory *memory, uint64_t peak);
+
 /* True where a tensor of this size may live in SHARED memory without crowding a small mapped window. */
 bool bpdq_vulkan_fits_shared(const vulkan_memory *memory, uint64_t size);
 

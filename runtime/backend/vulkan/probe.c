@@ -130,7 +130,6 @@ bpdq_status bpdq_vulkan_probe(bpdq_vulkan *vulkan, bpdq_error *error) {
   if (features->cooperative_matrix && !is_right(vulkan, q, BPDQ_ACTIVATIONS_16, TOKENS))
     switch_off(vulkan, &features->cooperative_matrix, "cooperative matrix");
   free(q);
-  /* The check is no part of what the model holds. */
-  vulkan->memory.peak = vulkan->memory.current;
+  bpdq_vulkan_restore_peak(&vulkan->memory, 0); /* the check is no part of what the model holds */
   return BPDQ_OK;
 }
