@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "backend/vulkan/tuning.h"
+#include "backend/vulkan/vulkan.h"
 #include "model/random.h"
 #include "vulkan.h"
 
@@ -112,6 +112,71 @@ static void measured_products_agree(void **unused) {
   unsetenv("BPDQ_VULKAN_TUNE");
 }
 
+static void collect(void *user, bpdq_log_level level, const char *line) {
+  char *text = user;
+  if (level == BPDQ_LOG_WARNING) snprintf(text + strlen(text), 1024 - strlen(text), "%s\n", line);
+}
+
+/* How many products are measured when one that is large enough is compiled, with what the environment says; -1 where the device or the
+ * build knows no products of integers. */
+static int measured(const char *tune, const char *as_gpu, const char *variant, char warnings[1024]) {
+  bpdq_error error = {0};
+  bpdq_backend_options options = {.device = -1, .log = {collect, warnings}};
+  bpdq_backend *backend = NULL;
+  bpdq_weight *weight = NULL;
+  bpdq_state *state = NULL;
+  bpdq_executable *executable = NULL;
+  warnings[0] = 0;
+  if (tune) setenv("BPDQ_VULKAN_TUNE", tune, 1);
+  if (as_gpu) setenv("BPDQ_VULKAN_CPU_AS_GPU", as_gpu, 1);
+  if (variant) setenv("BPDQ_VULKAN_VARIANT", variant, 1);
+  check(bpdq_vulkan_registration.create(&options, &backend, &error), &error);
+  check(bpdq_random_matrix(backend, "weight", 2048, 512, 2, 64, 5, &weight, &error), &error);
+  bpdq_tensor_desc tensors[2] = {{.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = 512},
+                                 {.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = 2048}};
+  check(backend->state_create(backend, tensors, 2, &state, &error), &error);
+  bpdq_op op = {.kind = BPDQ_OP_LINEAR, .name = "product"};
+  op.linear = (bpdq_op_linear){.output = 1, .weight = weight};
+  bpdq_program program = {&op, 1, 1, BPDQ_ACTIVATIONS_8};
+  const bpdq_vulkan *vulkan = (const bpdq_vulkan *)(const void *)backend;
+  size_t before = vulkan->tuning.count;
+  check(backend->compile(backend, state, &program, &executable, &error), &error);
+  int count = vulkan->context.features.integer_dot ? (int)(vulkan->tuning.count - before) : -1;
+  backend->executable_destroy(backend, executable);
+  backend->state_destroy(backend, state);
+  backend->weight_destroy(backend, weight);
+  backend->destroy(backend);
+  unsetenv("BPDQ_VULKAN_TUNE");
+  unsetenv("BPDQ_VULKAN_CPU_AS_GPU");
+  unsetenv("BPDQ_VULKAN_VARIANT");
+  return count;
+}
+
+static void switches_are_off_at_zero(void **unused) {
+  (void)unused;
+  char warnings[1024];
+  if (measured("1", NULL, NULL, warnings) < 0) skip();
+  assert_int_equal(measured("1", NULL, NULL, warnings), 1);
+  assert_int_equal(measured("0", NULL, NULL, warnings), 0);
+  assert_int_equal(measured("0", "1", NULL, warnings), 0);
+  assert_string_equal(warnings, "");
+  /* A device that is a CPU measures nothing by itself. */
+  bpdq_device_info device;
+  bool is_cpu = bpdq_vulkan_registration.list(&device, 1, NULL) > 0 && !strcmp(device.kind, "cpu");
+  if (is_cpu) assert_int_equal(measured(NULL, "0", NULL, warnings), 0);
+}
+
+static void a_variant_that_is_none_is_named(void **unused) {
+  (void)unused;
+  char warnings[1024];
+  measured("0", NULL, "0", warnings);
+  assert_string_equal(warnings, "");
+  measured("0", NULL, "99", warnings);
+  assert_non_null(strstr(warnings, "BPDQ_VULKAN_VARIANT=99 is ignored"));
+  measured("0", NULL, "fast", warnings);
+  assert_non_null(strstr(warnings, "BPDQ_VULKAN_VARIANT=fast is ignored"));
+}
+
 /* Whether a file of this text is taken; what it holds is counted in *choices. */
 static bool taken(const char *text, size_t size, size_t *choices) {
   vulkan_tuning tuning = {0};
@@ -160,6 +225,7 @@ static void damaged_measurements_are_dropped(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(every_variant_agrees), cmocka_unit_test(measured_products_agree),
+                                     cmocka_unit_test(switches_are_off_at_zero), cmocka_unit_test(a_variant_that_is_none_is_named),
                                      cmocka_unit_test(damaged_measurements_are_dropped)};
   return cmocka_run_group_tests_name("vulkan variants", tests, NULL, NULL);
 }

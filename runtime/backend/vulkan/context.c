@@ -131,7 +131,8 @@ static void read_limits(vulkan_context *context) {
   context->instance_functions.GetPhysicalDeviceProperties2(context->physical_device, &properties);
   context->properties = properties.properties;
   /* Tests let a CPU device run the kernels of GPUs. */
-  context->is_cpu = properties.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU && !getenv("BPDQ_VULKAN_CPU_AS_GPU");
+  context->is_cpu =
+      properties.properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU && bpdq_vulkan_switch("BPDQ_VULKAN_CPU_AS_GPU") != VULKAN_SWITCH_ON;
   memcpy(context->driver_uuid, id.driverUUID, VK_UUID_SIZE);
   memcpy(context->device_uuid, id.deviceUUID, VK_UUID_SIZE);
   const VkPhysicalDeviceLimits *limits = &properties.properties.limits;

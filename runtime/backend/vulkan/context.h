@@ -73,6 +73,10 @@ bpdq_status bpdq_vulkan_validation_status(vulkan_context *context, bpdq_status s
 
 /* ---- devices.c ---- */
 
+/* A switch in the environment: unset (or empty), 0, or anything else. */
+typedef enum vulkan_switch { VULKAN_SWITCH_UNSET, VULKAN_SWITCH_OFF, VULKAN_SWITCH_ON } vulkan_switch;
+vulkan_switch bpdq_vulkan_switch(const char *name);
+
 /* BPDQ_VULKAN_VALIDATION=1 asks for the validation layer with synchronization validation. */
 bpdq_status bpdq_vulkan_instance_create(VkInstance *instance, bpdq_vulkan_instance_functions *functions, bool *validation,
                                         bpdq_error *error);

@@ -7,9 +7,10 @@
 
 #define VALIDATION_LAYER "VK_LAYER_KHRONOS_validation"
 
-static bool validation_wanted(void) {
-  const char *value = getenv("BPDQ_VULKAN_VALIDATION");
-  return value && *value && strcmp(value, "0") != 0;
+vulkan_switch bpdq_vulkan_switch(const char *name) {
+  const char *value = getenv(name);
+  if (!value || !*value) return VULKAN_SWITCH_UNSET;
+  return strcmp(value, "0") ? VULKAN_SWITCH_ON : VULKAN_SWITCH_OFF;
 }
 
 static bool has_instance_extension(PFN_vkGetInstanceProcAddr get, const char *name) {
@@ -55,7 +56,7 @@ bpdq_status bpdq_vulkan_instance_create(VkInstance *instance, bpdq_vulkan_instan
       .sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT, .enabledValidationFeatureCount = 1, .pEnabledValidationFeatures = enables};
   VkApplicationInfo application = {.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO, .pEngineName = "bpdq", .apiVersion = VK_API_VERSION_1_3};
   VkInstanceCreateInfo info = {.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO, .pApplicationInfo = &application};
-  *validation = validation_wanted();
+  *validation = bpdq_vulkan_switch("BPDQ_VULKAN_VALIDATION") == VULKAN_SWITCH_ON;
   if (*validation) {
     if (!has_validation_layer(get))
       return bpdq_fail(error, BPDQ_ERROR_DEVICE, "BPDQ_VULKAN_VALIDATION is set, but the layer " VALIDATION_LAYER " is not installed");

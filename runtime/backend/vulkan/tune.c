@@ -123,9 +123,9 @@ static bpdq_status choose(bpdq_vulkan *vulkan, const trial *t, const vulkan_tuni
 bpdq_status bpdq_vulkan_tune(bpdq_vulkan *vulkan, const bpdq_program *program, bpdq_error *error) {
   const vulkan_context *context = &vulkan->context;
   vulkan_dot_variant variant;
-  bool forced = getenv("BPDQ_VULKAN_TUNE") != NULL, wide = program->activations == BPDQ_ACTIVATIONS_16;
-  if (program->max_tokens != 1 || program->activations == BPDQ_ACTIVATIONS_F32 || !context->features.integer_dot ||
-      (context->is_cpu && !forced) || bpdq_vulkan_forced_variant(&variant))
+  bool forced = vulkan->tuning.asked == VULKAN_SWITCH_ON, wide = program->activations == BPDQ_ACTIVATIONS_16;
+  if (vulkan->tuning.asked == VULKAN_SWITCH_OFF || program->max_tokens != 1 || program->activations == BPDQ_ACTIVATIONS_F32 ||
+      !context->features.integer_dot || (context->is_cpu && !forced) || bpdq_vulkan_forced_variant(&variant))
     return BPDQ_OK;
   tally tally = {0};
   uint64_t start = bpdq_monotonic_nanoseconds(), deadline = start + BUDGET_NANOSECONDS;

@@ -99,9 +99,21 @@ static void save(const vulkan_tuning *tuning) {
 
 /* ---- life cycle ---- */
 
+static void warn_of_variant(const bpdq_log *log) {
+  const char *text = getenv("BPDQ_VULKAN_VARIANT");
+  vulkan_dot_variant variant;
+  size_t count;
+  if (!text || !*text || bpdq_vulkan_forced_variant(&variant)) return;
+  bpdq_vulkan_dot_variants(&count);
+  bpdq_log_warning(log, "vulkan: BPDQ_VULKAN_VARIANT=%.40s is ignored: the variants are 0 to %zu", text, count - 1);
+}
+
 bpdq_status bpdq_vulkan_tuning_create(vulkan_tuning *tuning, const vulkan_context *context, const char *cache_folder, bpdq_error *error) {
   *tuning = (vulkan_tuning){.context = context, .mutex = bpdq_mutex_create()};
   if (!tuning->mutex) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
+  warn_of_variant(&context->log);
+  tuning->asked = bpdq_vulkan_switch("BPDQ_VULKAN_TUNE");
+  if (tuning->asked == VULKAN_SWITCH_OFF) return BPDQ_OK;
   if (cache_folder) tuning->path = bpdq_vulkan_cache_path(context, cache_folder, context->device_uuid, "variants");
   char *text = NULL;
   size_t size = 0;

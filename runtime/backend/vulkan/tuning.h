@@ -23,11 +23,13 @@ typedef struct vulkan_tuning {
   char *path; /* NULL: not kept on disk */
   vulkan_choice *choices;
   size_t count, capacity;
+  vulkan_switch asked; /* BPDQ_VULKAN_TUNE. OFF: every product takes its usual variant, whatever was measured before */
   bool grew;
   bpdq_mutex *mutex;
 } vulkan_tuning;
 
-/* Reads what an earlier run measured; a missing, foreign or damaged file counts as empty. `cache_folder` may be NULL. */
+/* Reads what an earlier run measured; a missing, foreign or damaged file counts as empty. `cache_folder` may be NULL. Warns of a
+ * BPDQ_VULKAN_VARIANT that is none. */
 bpdq_status bpdq_vulkan_tuning_create(vulkan_tuning *tuning, const vulkan_context *context, const char *cache_folder, bpdq_error *error);
 /* Writes the file when choices were added. */
 void bpdq_vulkan_tuning_destroy(vulkan_tuning *tuning);

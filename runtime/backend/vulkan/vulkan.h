@@ -50,7 +50,8 @@ bpdq_vulkan *bpdq_vulkan_of_executable(const bpdq_executable *executable);
 bpdq_status bpdq_vulkan_measure_bandwidth(bpdq_vulkan *vulkan, double *bytes_per_second, bpdq_error *error);
 
 /* tune.c: chooses variants for the products of a program of one row that were not measured on this device before, within a second.
-   Nothing on CPU devices; BPDQ_VULKAN_TUNE=1, for tests, asks for products of any size on any device, however long it takes. */
+   Nothing on CPU devices. BPDQ_VULKAN_TUNE=1, for tests, asks for products of any size on any device, however long it takes;
+   BPDQ_VULKAN_TUNE=0 for none, and for the usual variants whatever was measured before. */
 bpdq_status bpdq_vulkan_tune(bpdq_vulkan *vulkan, const bpdq_program *program, bpdq_error *error);
 
 /* probe.c: runs a known-answer check of each optional path and switches off what fails, by name in the log. */
