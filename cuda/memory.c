@@ -41,8 +41,8 @@ bpdq_status cuda_allocate(cuda_backend *backend, uint64_t bytes, const char *wha
   if (!reserve(backend, charge))
     return bpdq_fail(
         error, BPDQ_ERROR_MEMORY,
-        "cuda: %s needs %.1f MiB; %.1f MiB are in use and the cap is %.1f MiB: raise the cap, shorten the context or use fewer planes",
-        what, charge / mib, backend->memory_current / mib, backend->memory_cap / mib);
+        "cuda: %s needs %.1f MiB; %.1f MiB are in use and the cap is %.1f MiB: raise --memory-cap, lower --ctx or use fewer planes", what,
+        charge / mib, backend->memory_current / mib, backend->memory_cap / mib);
   cudaError_t result = cudaMalloc(memory, bytes ? bytes : 1);
   if (result == cudaSuccess) {
     *charged = charge;
@@ -54,7 +54,7 @@ bpdq_status cuda_allocate(cuda_backend *backend, uint64_t bytes, const char *wha
   if (result != cudaErrorMemoryAllocation) return cuda_check(result, error, what);
   return bpdq_fail(
       error, BPDQ_ERROR_MEMORY,
-      "cuda: %s needs %.1f MiB, and the device has no room beside the %.1f MiB in use: shorten the context, use fewer planes or another "
+      "cuda: %s needs %.1f MiB, and the device has no room beside the %.1f MiB in use: lower --ctx, use fewer planes or another "
       "device",
       what, charge / mib, backend->memory_current / mib);
 }

@@ -169,7 +169,7 @@ BPDQ_API void bpdq_model_get_info(const bpdq_model *model, bpdq_model_info *info
 /* Device memory in use now, and the peak since loading, both in bytes as the backend allocated them. */
 BPDQ_API void bpdq_model_memory(const bpdq_model *model, uint64_t *current, uint64_t *peak);
 
-/* Measures the device's read bandwidth in bytes/s (about a tenth of a second). */
+/* Measures the device's read bandwidth in bytes/s (a second at most; its buffers are given back and do not count in the peak). */
 BPDQ_API bpdq_status bpdq_model_measure_bandwidth(const bpdq_model *model, double *bytes_per_second, bpdq_error *error);
 
 /* ---- model folders, without loading them ---------------------------------------------------------------- */

@@ -18,7 +18,7 @@ bpdq_status cpu_allocate(cpu_backend *backend, uint64_t bytes, const char *what,
   bool sane = bytes <= SIZE_MAX / 2 && bpdq_add_u64(before, bytes, &after);
   if (sane && backend->memory_cap && after > backend->memory_cap) {
     return bpdq_fail(error, BPDQ_ERROR_MEMORY,
-                     "%.1f MiB for %s do not fit under the memory cap: %.1f of %.1f MiB are in use; raise the cap or shorten the context",
+                     "%.1f MiB for %s do not fit under the memory cap: %.1f of %.1f MiB are in use; raise --memory-cap or lower --ctx",
                      (double)bytes / 0x1p20, what, (double)before / 0x1p20, (double)backend->memory_cap / 0x1p20);
   }
   uint8_t *block = sane ? aligned_alloc(alignment, bpdq_round_up(bytes ? bytes : 1, alignment)) : NULL;
