@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "internal.h"
+#include "no_device.h"
 
 #define PREFILL_TOKENS 512
 #define BATCH_TOKENS 8
@@ -36,18 +37,21 @@ static void fill_info(int index, const struct cudaDeviceProp *properties, bpdq_d
              properties->major, properties->minor, cudaGetErrorString(loaded));
 }
 
-static int device_count(const bpdq_log *log) {
+/* 0 comes with the reason. */
+static int device_count(char *reason, size_t size) {
   int count = 0;
   cudaError_t result = cudaGetDeviceCount(&count);
   if (result == cudaSuccess && count > 0) return count;
   cudaGetLastError();
-  bpdq_log_info(log, "cuda: no device (%s)", result == cudaSuccess ? "the driver lists none" : cudaGetErrorString(result));
+  bpdq_cuda_no_device(result, reason, size);
   return 0;
 }
 
 static size_t list_devices(bpdq_device_info *devices, size_t capacity, const bpdq_log *log) {
-  int count = device_count(log);
+  char reason[256];
+  int count = device_count(reason, sizeof reason);
   size_t listed = 0;
+  if (!count) bpdq_log_info(log, "cuda: no device (%s)", reason);
   for (int i = 0; i < count; i++) {
     struct cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) {
@@ -138,8 +142,9 @@ static bpdq_status try_kernel(cuda_backend *backend, bpdq_error *error) {
 }
 
 static bpdq_status choose_device(const bpdq_backend_options *options, int *device, bpdq_error *error) {
-  int count = device_count(&options->log);
-  if (!count) return bpdq_fail(error, BPDQ_ERROR_DEVICE, "cuda: no device; use another backend");
+  char reason[256];
+  int count = device_count(reason, sizeof reason);
+  if (!count) return bpdq_fail(error, BPDQ_ERROR_DEVICE, "cuda: no device: %s; use another backend", reason);
   if (options->device >= count)
     return bpdq_fail(error, BPDQ_ERROR_DEVICE, "cuda: there is no device %d; there are %d", options->device, count);
   *device = options->device < 0 ? 0 : options->device;

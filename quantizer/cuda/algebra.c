@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "core/checked.h"
+#include "cuda/no_device.h"
 #include "gpu_algebra.h"
 
 /* ---- errors ---- */
@@ -151,19 +152,10 @@ static const bpdq_algebra INTERFACE = {
     .result = bpdq_gpu_result,
 };
 
-/* The runtime calls a missing driver an insufficient one. */
 static bpdq_status fail_without_device(cudaError_t result, bpdq_error *error) {
-  int driver = 0, needed = CUDART_VERSION;
-  (void)cudaDriverGetVersion(&driver);
-  if (result == cudaErrorInsufficientDriver && !driver)
-    return bpdq_fail(error, BPDQ_ERROR_DEVICE, "algebra cuda: no usable CUDA device: no NVIDIA driver is installed; use the algebra cpu");
-  if (result == cudaErrorInsufficientDriver)
-    return bpdq_fail(error, BPDQ_ERROR_DEVICE,
-                     "algebra cuda: no usable CUDA device: the driver is for CUDA %d.%d and this program needs %d.%d: install a newer "
-                     "driver, or use the algebra cpu",
-                     driver / 1000, driver % 1000 / 10, needed / 1000, needed % 1000 / 10);
-  return bpdq_fail(error, BPDQ_ERROR_DEVICE, "algebra cuda: no usable CUDA device: %s; use the algebra cpu",
-                   result != cudaSuccess ? cudaGetErrorString(result) : "the driver found none");
+  char reason[256];
+  bpdq_cuda_no_device(result, reason, sizeof reason);
+  return bpdq_fail(error, BPDQ_ERROR_DEVICE, "algebra cuda: no usable CUDA device: %s; use the algebra cpu", reason);
 }
 
 static bpdq_status open_device(gpu_algebra *gpu, int device, bpdq_error *error) {
