@@ -246,7 +246,7 @@ static const model *next_model(words *w) {
 
 static const char *next_algebra(words *w) {
   const char *word = next_word(w, "cuda");
-  if (!bpdq_algebra_known(word)) complain(w, "ALGEBRA", word);
+  if (!bpdq_quantize_algebra_known(word)) complain(w, "ALGEBRA", word);
   return word;
 }
 
