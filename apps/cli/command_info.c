@@ -141,7 +141,7 @@ const command command_info = {
     .positionals = {"MODEL"},
     .tables = {&memory_table, &output_flag_table, &device_flag_table},
     .details =
-        "No weight is loaded and no device is touched. The memory is that for --ctx tokens (default: the model's, at most 4096). "
+        "No weight is loaded and no device is touched. The memory is that for --ctx tokens (default: the model's, at most 4096).\n"
         "Of the device options, which all model commands take, only --activations may change it.",
     .examples = "bpdq info Qwen2.5-7B-k2\nbpdq info Qwen2.5-72B-k2 --ctx 8192 --kv q8 --json",
     .run = run,

@@ -90,7 +90,7 @@ const command command_tokenize = {
     .positionals = {"MODEL"},
     .tables = {&table, &output_flag_table, &device_flag_table},
     .details =
-        "Only the tokenizer is loaded: no weights, no device, so that the device options, which all model commands take, change nothing. "
+        "Only the tokenizer is loaded: no weights, no device, so that the device options, which all model commands take, change nothing.\n"
         "Ids are those of the Python library's encode(), the text that of its decode().",
     .examples = "bpdq tokenize Qwen2.5-7B-k2 -p \"Hello, world\"\nbpdq tokenize Qwen2.5-7B-k2 --ids 9707,11,1879 --json",
     .run = run,
