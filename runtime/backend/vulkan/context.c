@@ -123,6 +123,36 @@ static uint32_t count_multiprocessors(const vulkan_context *context) {
   return builtins.shaderSMCount ? builtins.shaderSMCount : MULTIPROCESSORS;
 }
 
+static bool has_device_extension(const vulkan_context *context, const char *name) {
+  return bpdq_vulkan_has_extension(&context->instance_functions, context->physical_device, name);
+}
+
+/* Whether the device understands the structures of an extension that became a part of Vulkan 1.3. */
+static bool offers(const vulkan_context *context, const char *extension) {
+  return context->properties.apiVersion >= VK_API_VERSION_1_3 || has_device_extension(context, extension);
+}
+
+/* Zeros where the device does not say. */
+static VkPhysicalDeviceSubgroupSizeControlProperties subgroup_sizes(const vulkan_context *context) {
+  VkPhysicalDeviceSubgroupSizeControlProperties sizes = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES};
+  VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &sizes};
+  if (offers(context, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME))
+    context->instance_functions.GetPhysicalDeviceProperties2(context->physical_device, &properties);
+  return sizes;
+}
+
+static void read_subgroups(vulkan_context *context, const VkPhysicalDeviceSubgroupProperties *subgroup) {
+  VkSubgroupFeatureFlags wanted = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
+  VkPhysicalDeviceSubgroupSizeControlProperties sizes = subgroup_sizes(context);
+  context->subgroups = (vulkan_subgroups){
+      .operations = (subgroup->supportedOperations & wanted) == wanted && (subgroup->supportedStages & VK_SHADER_STAGE_COMPUTE_BIT),
+      .usual = subgroup->subgroupSize,
+      .least = sizes.minSubgroupSize,
+      .most = sizes.maxSubgroupSize,
+      .most_in_group = sizes.maxComputeWorkgroupSubgroups,
+      .compute_can_require = (sizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT) != 0};
+}
+
 static void read_limits(vulkan_context *context) {
   VkPhysicalDeviceMaintenance3Properties maintenance = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_3_PROPERTIES};
   VkPhysicalDeviceSubgroupProperties subgroup = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES, .pNext = &maintenance};
@@ -143,12 +173,9 @@ static void read_limits(vulkan_context *context) {
       .groups = {limits->maxComputeWorkGroupCount[0], limits->maxComputeWorkGroupCount[1], limits->maxComputeWorkGroupCount[2]},
       .group_threads = limits->maxComputeWorkGroupInvocations,
       .shared_bytes = limits->maxComputeSharedMemorySize,
-      .subgroup_size = subgroup.subgroupSize,
       .multiprocessors = count_multiprocessors(context)};
   if (context->limits.storage_alignment < 16) context->limits.storage_alignment = 16;
-  VkSubgroupFeatureFlags wanted = VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_ARITHMETIC_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
-  context->features.subgroup =
-      (subgroup.supportedOperations & wanted) == wanted && (subgroup.supportedStages & VK_SHADER_STAGE_COMPUTE_BIT);
+  read_subgroups(context, &subgroup);
 }
 
 /* ---- features: what the device has, then what is enabled ---- */
@@ -158,6 +185,7 @@ typedef struct feature_chain {
   VkPhysicalDevice16BitStorageFeatures storage16;
   VkPhysicalDeviceShaderFloat16Int8Features float16;
   VkPhysicalDeviceVulkanMemoryModelFeatures memory_model;
+  VkPhysicalDeviceSubgroupSizeControlFeatures size_control;
   VkPhysicalDeviceShaderIntegerDotProductFeatures integer_dot;
 #ifdef VK_KHR_cooperative_matrix
   VkPhysicalDeviceCooperativeMatrixFeaturesKHR cooperative_matrix;
@@ -165,17 +193,22 @@ typedef struct feature_chain {
 } feature_chain;
 
 /* The chain with every structure that `has_*` allows the driver to understand. */
-static void link_chain(feature_chain *chain, bool has_dot, bool has_matrix) {
+static void link_chain(feature_chain *chain, bool has_size_control, bool has_dot, bool has_matrix) {
   memset(chain, 0, sizeof *chain);
   chain->features.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2;
   chain->storage16.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES;
   chain->float16.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_FLOAT16_INT8_FEATURES;
   chain->memory_model.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES;
+  chain->size_control.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES;
   chain->integer_dot.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES;
   chain->features.pNext = &chain->storage16;
   chain->storage16.pNext = &chain->float16;
   chain->float16.pNext = &chain->memory_model;
   void **tail = &chain->memory_model.pNext;
+  if (has_size_control) {
+    *tail = &chain->size_control;
+    tail = &chain->size_control.pNext;
+  }
   if (has_dot) {
     *tail = &chain->integer_dot;
     tail = &chain->integer_dot.pNext;
@@ -209,27 +242,27 @@ static bool has_matrix_shape(const vulkan_context *context) {
 }
 #endif
 
-static bool has_device_extension(const vulkan_context *context, const char *name) {
-  return bpdq_vulkan_has_extension(&context->instance_functions, context->physical_device, name);
+static vulkan_subgroup_way way_of(const vulkan_context *context, vulkan_subgroup_need need) {
+  return bpdq_vulkan_subgroup_way(&context->subgroups, need, context->limits.group_threads);
 }
 
 /* Which optional paths `chain` (supported or enabled features) allows. */
 static void features_from_chain(vulkan_context *context, const feature_chain *chain) {
+  context->subgroups.size_control = chain->size_control.subgroupSizeControl;
+  context->subgroups.filled = chain->size_control.computeFullSubgroups;
+  context->features.subgroup = !context->is_cpu && way_of(context, VULKAN_SUBGROUP_WIDE) != VULKAN_SUBGROUP_IMPOSSIBLE;
   context->features.integer_dot = chain->integer_dot.shaderIntegerDotProduct;
 #ifdef VK_KHR_cooperative_matrix
   context->features.cooperative_matrix = chain->cooperative_matrix.cooperativeMatrix && chain->float16.shaderFloat16 &&
                                          chain->storage16.storageBuffer16BitAccess && chain->memory_model.vulkanMemoryModel &&
-                                         context->limits.subgroup_size == 32 && context->limits.shared_bytes >= MATRIX_SHARED_BYTES &&
-                                         has_matrix_shape(context);
+                                         context->subgroups.usual == VULKAN_SUBGROUP &&
+                                         context->limits.shared_bytes >= MATRIX_SHARED_BYTES && has_matrix_shape(context);
 #endif
 }
 
-/* Vulkan 1.3 has integer dot products; before that an extension brings them. */
-static bool needs_dot_extension(const vulkan_context *context) { return context->properties.apiVersion < VK_API_VERSION_1_3; }
-
 static void query_features(vulkan_context *context, feature_chain *supported) {
-  bool dot = !needs_dot_extension(context) || has_device_extension(context, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME);
-  link_chain(supported, dot, has_device_extension(context, "VK_KHR_cooperative_matrix"));
+  link_chain(supported, offers(context, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME),
+             offers(context, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME), has_device_extension(context, "VK_KHR_cooperative_matrix"));
   context->instance_functions.GetPhysicalDeviceFeatures2(context->physical_device, &supported->features);
   features_from_chain(context, supported);
   context->features.memory_budget = has_device_extension(context, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
@@ -249,11 +282,14 @@ void bpdq_vulkan_describe_features(const vulkan_features *features, char *text, 
 }
 
 static bpdq_status create_device(vulkan_context *context, bpdq_error *error) {
-  const char *extensions[4];
+  const char *extensions[5];
   uint32_t extension_count = 0;
   feature_chain supported, enabled;
   query_features(context, &supported);
-  link_chain(&enabled, context->features.integer_dot, context->features.cooperative_matrix);
+  bool older = context->properties.apiVersion < VK_API_VERSION_1_3; /* extensions bring what 1.3 has */
+  bool requires_size = context->features.subgroup && way_of(context, VULKAN_SUBGROUP_WIDE) == VULKAN_SUBGROUP_REQUIRED;
+  link_chain(&enabled, requires_size, context->features.integer_dot, context->features.cooperative_matrix);
+  enabled.size_control.subgroupSizeControl = enabled.size_control.computeFullSubgroups = requires_size;
   enabled.integer_dot.shaderIntegerDotProduct = context->features.integer_dot;
 #ifdef VK_KHR_cooperative_matrix
   if (context->features.cooperative_matrix) {
@@ -265,8 +301,8 @@ static bpdq_status create_device(vulkan_context *context, bpdq_error *error) {
     extensions[extension_count++] = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
   }
 #endif
-  if (context->features.integer_dot && needs_dot_extension(context))
-    extensions[extension_count++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
+  if (requires_size && older) extensions[extension_count++] = VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME;
+  if (context->features.integer_dot && older) extensions[extension_count++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
   if (context->features.memory_budget) extensions[extension_count++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
   /* The specification demands it to be enabled wherever it is offered (MoltenVK). */
   if (has_device_extension(context, "VK_KHR_portability_subset")) extensions[extension_count++] = "VK_KHR_portability_subset";
@@ -310,6 +346,8 @@ static void read_enabled_features(const void *chain, feature_chain *enabled) {
         enabled->memory_model.vulkanMemoryModel = ((const VkPhysicalDeviceVulkan12Features *)item)->vulkanMemoryModel;
         break;
       case VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES:
+        enabled->size_control.subgroupSizeControl = ((const VkPhysicalDeviceVulkan13Features *)item)->subgroupSizeControl;
+        enabled->size_control.computeFullSubgroups = ((const VkPhysicalDeviceVulkan13Features *)item)->computeFullSubgroups;
         enabled->integer_dot.shaderIntegerDotProduct = ((const VkPhysicalDeviceVulkan13Features *)item)->shaderIntegerDotProduct;
         break;
       case VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES:
@@ -320,6 +358,10 @@ static void read_enabled_features(const void *chain, feature_chain *enabled) {
         break;
       case VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES:
         enabled->memory_model.vulkanMemoryModel = ((const VkPhysicalDeviceVulkanMemoryModelFeatures *)item)->vulkanMemoryModel;
+        break;
+      case VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES:
+        enabled->size_control.subgroupSizeControl = ((const VkPhysicalDeviceSubgroupSizeControlFeatures *)item)->subgroupSizeControl;
+        enabled->size_control.computeFullSubgroups = ((const VkPhysicalDeviceSubgroupSizeControlFeatures *)item)->computeFullSubgroups;
         break;
       case VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES:
         enabled->integer_dot.shaderIntegerDotProduct =
@@ -359,7 +401,7 @@ static bpdq_status import_device(vulkan_context *context, const bpdq_vulkan_impo
   if (info->unusable[0]) return bpdq_fail(error, BPDQ_ERROR_DEVICE, "bpdq_vulkan_import: %s: %s", info->name, info->unusable);
   read_limits(context);
   feature_chain enabled;
-  link_chain(&enabled, false, false);
+  link_chain(&enabled, false, false, false);
   read_enabled_features(import->enabled_features, &enabled);
   features_from_chain(context, &enabled);
   context->features.memory_budget = was_enabled(import, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);

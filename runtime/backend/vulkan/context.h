@@ -6,12 +6,13 @@
 
 #include "backend/backend.h"
 #include "backend/vulkan/functions.h"
+#include "backend/vulkan/subgroups.h"
 #include "core/platform.h"
 
 /* Optional paths. A path that the device offers is still switched off by name when its known-answer check fails (probe.c). */
 typedef struct vulkan_features {
   bool integer_dot;        /* VK_KHR_shader_integer_dot_product, 4 x int8 packed and accelerated */
-  bool subgroup;           /* subgroup arithmetic and shuffles in compute shaders */
+  bool subgroup;           /* subgroups for the *_subgroup shaders; not on CPU devices, whose compilers take minutes over them */
   bool cooperative_matrix; /* VK_KHR_cooperative_matrix: 16x16x16, f16 in and f32 out, subgroup scope */
   bool memory_budget;      /* VK_EXT_memory_budget */
 } vulkan_features;
@@ -23,8 +24,7 @@ typedef struct vulkan_limits {
   uint32_t groups[3];         /* work groups per dispatch */
   uint32_t group_threads;     /* threads of a work group */
   uint32_t shared_bytes;      /* shared memory of a work group */
-  uint32_t subgroup_size;
-  uint32_t multiprocessors; /* what runs work groups side by side; an estimate where the device does not say */
+  uint32_t multiprocessors;   /* what runs work groups side by side; an estimate where the device does not say */
 } vulkan_limits;
 
 typedef struct vulkan_context {
@@ -42,6 +42,7 @@ typedef struct vulkan_context {
   VkPhysicalDeviceProperties properties;
   uint8_t driver_uuid[VK_UUID_SIZE], device_uuid[VK_UUID_SIZE];
   vulkan_limits limits;
+  vulkan_subgroups subgroups;
   vulkan_features features;
   bool is_cpu;
   VkDebugUtilsMessengerEXT messenger;

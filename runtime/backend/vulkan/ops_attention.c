@@ -126,9 +126,8 @@ static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attenti
 }
 
 static const char *attention_shader(const vulkan_context *context, bool rope) {
-  bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 32;
   if (context->is_cpu) return rope ? "attention_rope" : "attention";
-  if (subgroup) return rope ? "attention_rope_subgroup" : "attention_subgroup";
+  if (context->features.subgroup) return rope ? "attention_rope_subgroup" : "attention_subgroup";
   return rope ? "attention_rope_unrolled" : "attention_unrolled";
 }
 

@@ -128,7 +128,7 @@ static bool head_fits(const vulkan_builder *builder, const bpdq_weight *weight) 
 static bpdq_status add_head(vulkan_builder *builder, const product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
   const vulkan_context *context = &builder->vulkan->context;
-  bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 32 && !context->is_cpu;
+  bool subgroup = context->features.subgroup;
   uint32_t threads = context->limits.group_threads < INT8_HEAD_THREADS ? VECTOR_THREADS : INT8_HEAD_THREADS;
   const uint32_t constants[] = {threads, (uint32_t)(weight->row_bytes / 16), p->transform};
   for (int i = 0; i < weight->piece_count; i++) {
@@ -281,11 +281,9 @@ static void bind_next(vulkan_builder *builder, vulkan_dispatch *dispatch, const 
 static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
   static const char *const names[2][2] = {{"linear_dot8", "linear_dot8_subgroup"}, {"linear_dot16", "linear_dot16_subgroup"}};
   const bpdq_weight *weight = p->weight;
-  const vulkan_context *context = &builder->vulkan->context;
   dot_plan plan = plan_dot(builder, p, wide);
   const bpdq_op_linear *next = follower(builder, p, &plan);
-  /* Up to 4 threads of each of 8 rows must be within a subgroup. */
-  bool subgroup = context->features.subgroup && context->limits.subgroup_size >= 32 && !context->is_cpu;
+  bool subgroup = builder->vulkan->context.features.subgroup;
   const uint32_t constants[] = {plan.variant.threads,
                                 plan.variant.slices,
                                 (uint32_t)weight->planes,

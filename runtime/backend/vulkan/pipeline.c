@@ -120,6 +120,8 @@ static bpdq_status build(vulkan_pipelines *pipelines, vulkan_pipeline_entry *ent
       .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO, .codeSize = entry->shader->bytes, .pCode = entry->shader->code};
   VkShaderModule module;
   BPDQ_TRY(bpdq_vulkan_result(context, context->vk.CreateShaderModule(context->device, &code, NULL, &module), "loading a shader", error));
+  VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
+      .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO, .requiredSubgroupSize = VULKAN_SUBGROUP};
   VkComputePipelineCreateInfo info = {.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
                                       .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
                                                 .stage = VK_SHADER_STAGE_COMPUTE_BIT,
@@ -127,6 +129,10 @@ static bpdq_status build(vulkan_pipelines *pipelines, vulkan_pipeline_entry *ent
                                                 .pName = "main",
                                                 .pSpecializationInfo = &specialization},
                                       .layout = pipelines->layout};
+  if (bpdq_vulkan_subgroup_way(&context->subgroups, entry->shader->subgroups, context->limits.group_threads) == VULKAN_SUBGROUP_REQUIRED) {
+    info.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT;
+    info.stage.pNext = &size;
+  }
   VkResult result = context->vk.CreateComputePipelines(context->device, pipelines->cache, 1, &info, NULL, &entry->pipeline);
   context->vk.DestroyShaderModule(context->device, module, NULL);
   pipelines->cache_grew = true;

@@ -14,6 +14,7 @@ typedef struct vulkan_shader {
   const char *name;
   const uint32_t *code;
   size_t bytes;
+  vulkan_subgroup_need subgroups;
 } vulkan_shader;
 /* NULL where this build's shader compiler could not make the variant. */
 const vulkan_shader *bpdq_vulkan_shader(const char *name);
