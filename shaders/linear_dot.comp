@@ -9,7 +9,6 @@
 #extension GL_EXT_integer_dot_product : require
 #extension GL_EXT_control_flow_attributes : require
 #ifdef SUBGROUP // of at least 32
-#extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #define UNROLL [[unroll]]
 #else
@@ -69,17 +68,20 @@ vec4 scales_of(uint token, uint pair) {
   return uintBitsToFloat(prepared[token * prepared_row(push.blocks) + scales_at(push.blocks) + pair]);
 }
 
-// 1 / rms of a prepared row.
+// 1 / rms of a prepared row. Among 32 threads, however many more a subgroup has: gl_SubgroupSize may count lanes that do not run (MoltenVK
+// reports 64 on AMD's Radeon Pro, where 32 run).
 float prepared_factor(uint token) {
   uint first = token * prepared_row(push.blocks) + squares_at(push.blocks);
   vec4 sums = vec4(0);
 #ifdef SUBGROUP
-  for (uint i = gl_SubgroupInvocationID; i < push.blocks; i += gl_SubgroupSize) sums += uintBitsToFloat(prepared[first + i]);
-  sums = subgroupAdd(sums);
+  for (uint i = gl_LocalInvocationIndex % 32; i < push.blocks; i += 32) sums += uintBitsToFloat(prepared[first + i]);
+  float sum = sums.x + sums.y + sums.z + sums.w;
+  UNROLL for (uint i = 1; i < 32; i <<= 1) sum += subgroupShuffleXor(sum, i);
 #else
   for (uint i = 0; i < push.blocks; i++) sums += uintBitsToFloat(prepared[first + i]);
+  float sum = sums.x + sums.y + sums.z + sums.w;
 #endif
-  return inversesqrt((sums.x + sums.y + sums.z + sums.w) / float(push.columns) + push.epsilon);
+  return inversesqrt(sum / float(push.columns) + push.epsilon);
 }
 
 // ---- the product ----
