@@ -3,7 +3,8 @@
 // context, 64 positions at a time, with a running maximum and sum. With SPLIT the last work group of a row and its heads to finish merges
 // the parts; how long they are follows from the row's position, and work groups past its end have nothing to do. With ROPE (one row per
 // run, no norms) it also does what rope_cache.comp does, but for the rotated queries, which stay here. The KV caches are laid out as in
-// rope_cache.comp. With BYTES (one row per run) it also prepares its results as the input of the product behind it (prepared.glsl).
+// rope_cache.comp. With BYTES (one row per run) it also prepares its results as the input of the product behind it (prepared.glsl). ALONE: it
+// never does, and needs 8 storage buffers instead of 9.
 // Keys and values of 64 positions are requested together, before the row itself is read: memory is waited for once. Short contexts are bound
 // by the instructions of a thread, one after the other, so everything is spread over all threads of a large work group.
 #extension GL_GOOGLE_include_directive : require
@@ -43,7 +44,9 @@ layout(set = 0, binding = 4) CACHE ValueCache2 { uvec2 value_cache2[]; };
 // finished, [rows][work groups per part].
 layout(set = 0, binding = 5) coherent buffer Partial { vec4 partial[]; };
 layout(set = 0, binding = 7) coherent buffer Finished { uint finished[]; };
+#ifndef ALONE
 layout(set = 0, binding = 8) writeonly buffer Next { uint next[]; };
+#endif
 layout(push_constant) uniform Push {
   uint heads, kv_heads, qkv_stride, y_stride, context, max_tokens;
   uint scales_offset; // words before the scales of a q8 cache
@@ -71,6 +74,7 @@ shared float lanes[HEADS * LANES];
 shared float head_scale[HEADS], head_sum[HEADS], head_maximum[HEADS];
 shared vec4 merged[MERGE_HEADS * THREADS];
 shared bool is_last;
+#ifndef ALONE
 const float RANGE = BYTES == 2 ? 32512.0 : 127.0; // 127 * 256: the high byte stays in -127..127
 #ifndef SUBGROUP
 shared float reduction[BYTES != 0 ? THREADS : 1];
@@ -78,6 +82,7 @@ shared float reduction[BYTES != 0 ? THREADS : 1];
 #include "integers.glsl"
 #include "prepared.glsl"
 #include "put_prepared.glsl"
+#endif
 uint thread = gl_LocalInvocationIndex;
 uint token = gl_WorkGroupID.y, part = gl_WorkGroupID.z;
 uint kv_head, first_head, live; // query heads first_head .. first_head + live - 1
@@ -367,6 +372,7 @@ void merge_splits(uint parts) {
   }
 }
 
+#ifndef ALONE
 // The results of the work group's heads, in `queries`, as integers.
 void prepare_next() {
   barrier();
@@ -382,6 +388,7 @@ void prepare_next() {
     if (wanted) put_prepared(0, push.next_blocks, first_head * HEAD_DIM / 32 + item / 8, item % 8, integers, 0.0);
   }
 }
+#endif
 
 void main() {
   uint group = push.heads / push.kv_heads, chunks = (group + HEADS - 1) / HEADS, chunk = gl_WorkGroupID.x % chunks;
@@ -434,5 +441,7 @@ void main() {
     if (!finish_last(parts)) return;
     merge_splits(parts);
   }
+#ifndef ALONE
   if (BYTES != 0) prepare_next();
+#endif
 }

@@ -103,7 +103,7 @@ void bpdq_vulkan_write_set(const vulkan_context *context, VkDescriptorSet set, c
 bpdq_status bpdq_vulkan_create_sets(const vulkan_pipelines *pipelines, uint32_t count, VkDescriptorPool *pool, VkDescriptorSet *sets,
                                     bpdq_error *error) {
   const vulkan_context *context = pipelines->context;
-  VkDescriptorPoolSize size = {VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, count * VULKAN_BINDINGS};
+  VkDescriptorPoolSize size = {VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, count * context->limits.bindings};
   VkDescriptorPoolCreateInfo info = {
       .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO, .maxSets = count, .poolSizeCount = 1, .pPoolSizes = &size};
   BPDQ_TRY(

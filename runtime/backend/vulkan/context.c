@@ -1,4 +1,4 @@
-#include "backend/vulkan/context.h"
+#include "backend/vulkan/pipeline.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -170,6 +170,8 @@ static void read_limits(vulkan_context *context) {
       .storage_range = limits->maxStorageBufferRange,
       .allocation = maintenance.maxMemoryAllocationSize,
       .storage_alignment = limits->minStorageBufferOffsetAlignment,
+      .bindings =
+          limits->maxPerStageDescriptorStorageBuffers < VULKAN_BINDINGS ? limits->maxPerStageDescriptorStorageBuffers : VULKAN_BINDINGS,
       .groups = {limits->maxComputeWorkGroupCount[0], limits->maxComputeWorkGroupCount[1], limits->maxComputeWorkGroupCount[2]},
       .group_threads = limits->maxComputeWorkGroupInvocations,
       .shared_bytes = limits->maxComputeSharedMemorySize,

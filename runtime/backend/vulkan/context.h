@@ -21,6 +21,7 @@ typedef struct vulkan_limits {
   uint64_t storage_range;     /* bytes one descriptor can see */
   uint64_t allocation;        /* bytes of one allocation */
   uint64_t storage_alignment; /* of descriptor offsets */
+  uint32_t bindings;          /* storage buffers of a shader, at most VULKAN_BINDINGS */
   uint32_t groups[3];         /* work groups per dispatch */
   uint32_t group_threads;     /* threads of a work group */
   uint32_t shared_bytes;      /* shared memory of a work group */

@@ -172,9 +172,9 @@ void bpdq_vulkan_describe(const bpdq_vulkan_instance_functions *functions, VkPhy
              VK_API_VERSION_MAJOR(properties.properties.apiVersion), VK_API_VERSION_MINOR(properties.properties.apiVersion));
   else if (bpdq_vulkan_queue_family(functions, device) == UINT32_MAX)
     snprintf(info->unusable, sizeof info->unusable, "no compute queue");
-  else if (limits->maxPerStageDescriptorStorageBuffers < VULKAN_BINDINGS || limits->maxComputeWorkGroupInvocations < 256)
+  else if (limits->maxPerStageDescriptorStorageBuffers < VULKAN_LEAST_BINDINGS || limits->maxComputeWorkGroupInvocations < 256)
     snprintf(info->unusable, sizeof info->unusable, "needs %d storage buffers per shader and 256 threads per work group, has %u and %u",
-             VULKAN_BINDINGS, limits->maxPerStageDescriptorStorageBuffers, limits->maxComputeWorkGroupInvocations);
+             VULKAN_LEAST_BINDINGS, limits->maxPerStageDescriptorStorageBuffers, limits->maxComputeWorkGroupInvocations);
 }
 
 size_t bpdq_vulkan_list(bpdq_device_info *devices, size_t capacity, const bpdq_log *log) {

@@ -9,7 +9,8 @@
 #define SPLIT_TOKENS 16    /* up to this many rows the context is split, to fill the device */
 #define SPLIT_POSITIONS 64 /* what a work group takes at a time */
 #define CPU_SPLIT_POSITIONS 512
-#define MAX_SPLITS 64 /* attention.comp merges no more */
+#define MAX_SPLITS 64        /* attention.comp merges no more */
+#define ATTENTION_BINDINGS 9 /* of attention.comp, the only shader with so many */
 #define TILE_THREADS 128
 #define TILE_UNITS 16 /* of 8 dimensions, and rows, of attention_tile.comp on cooperative matrices */
 #define TILE_MATRIX_ROWS 64
@@ -125,7 +126,10 @@ static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attenti
   return BPDQ_OK;
 }
 
+/* With ATTENTION_BINDINGS storage buffers attention prepares the input of the product behind it. The few devices that have fewer get one
+ * build without: v3dv's subgroups have 16 threads. */
 static const char *attention_shader(const vulkan_context *context, bool rope) {
+  if (context->limits.bindings < ATTENTION_BINDINGS) return rope ? "attention_rope_alone" : "attention_alone";
   if (context->is_cpu) return rope ? "attention_rope" : "attention";
   if (context->features.subgroup) return rope ? "attention_rope_subgroup" : "attention_subgroup";
   return rope ? "attention_rope_unrolled" : "attention_unrolled";
@@ -134,7 +138,7 @@ static const char *attention_shader(const vulkan_context *context, bool rope) {
 /* The product behind the attention, where attention can prepare its input: work groups hold whole words of 32 columns. */
 static const bpdq_op_linear *follower(const vulkan_builder *builder, const bpdq_op *op) {
   const bpdq_op_attention *attention = &op->attention;
-  if (attention->head_dim % 32) return NULL;
+  if (attention->head_dim % 32 || builder->vulkan->context.limits.bindings < ATTENTION_BINDINGS) return NULL;
   return bpdq_vulkan_plain_follower(builder, op, attention->output, attention->heads * attention->head_dim);
 }
 
@@ -162,7 +166,7 @@ static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op *operati
   bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, tokens * dispatch.grid[0] * 4);
   if (next)
     bpdq_vulkan_write_prepared(builder, &dispatch, 8, next);
-  else
+  else if (builder->vulkan->context.limits.bindings >= ATTENTION_BINDINGS)
     bpdq_vulkan_write(&dispatch, 8, bpdq_vulkan_whole(&plan.output->buffer)); /* never used, but there must be something */
   if (rope) {
     bpdq_vulkan_write(&dispatch, 3, bpdq_vulkan_whole(&plan.keys->buffer));

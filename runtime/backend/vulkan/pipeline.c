@@ -64,11 +64,11 @@ static void save_cache(vulkan_pipelines *pipelines) {
 static bpdq_status create_layouts(vulkan_pipelines *pipelines, bpdq_error *error) {
   const vulkan_context *context = pipelines->context;
   VkDescriptorSetLayoutBinding bindings[VULKAN_BINDINGS];
-  for (uint32_t i = 0; i < VULKAN_BINDINGS; i++)
+  for (uint32_t i = 0; i < context->limits.bindings; i++)
     bindings[i] = (VkDescriptorSetLayoutBinding){
         .binding = i, .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, .descriptorCount = 1, .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT};
   VkDescriptorSetLayoutCreateInfo set = {
-      .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO, .bindingCount = VULKAN_BINDINGS, .pBindings = bindings};
+      .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO, .bindingCount = context->limits.bindings, .pBindings = bindings};
   BPDQ_TRY(bpdq_vulkan_result(context, context->vk.CreateDescriptorSetLayout(context->device, &set, NULL, &pipelines->set_layout),
                               "creating the set layout", error));
   VkPushConstantRange push = {VK_SHADER_STAGE_COMPUTE_BIT, 0, VULKAN_PUSH_BYTES};

@@ -1,0 +1,251 @@
+/* Devices that CI does not have: the same device, saying other things about itself. Whatever it says, results are right. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "model/random.h"
+#include "vulkan.h"
+
+#ifndef BPDQ_HAVE_VULKAN
+
+static void no_backend(void **state) {
+  (void)state;
+  skip();
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(no_backend)};
+  return cmocka_run_group_tests_name("vulkan devices (not in this build)", tests, NULL, NULL);
+}
+
+#else
+
+#include "vulkan_host.h"
+
+#define HEADS 4
+#define KV_HEADS 2
+#define DIM 32
+#define CONTEXT 160
+#define FILLED 70 /* rows before the one that is decoded: two turns of a work group */
+#define WIDTH ((HEADS + 2 * KV_HEADS) * DIM)
+#define PROJECTED 40
+
+/* ---- what the device says ---- */
+
+static struct {
+  uint32_t storage_buffers; /* 0: what it has */
+} claims;
+
+static struct {
+  uint32_t bindings; /* of the latest set layout */
+} seen;
+
+static host the_host;
+static PFN_vkGetPhysicalDeviceProperties2 real_properties2;
+static PFN_vkGetPhysicalDeviceProperties real_properties;
+static PFN_vkGetDeviceProcAddr real_device_function;
+static PFN_vkCreateDescriptorSetLayout real_create_layout;
+
+static void claim_limits(VkPhysicalDeviceLimits *limits) {
+  if (claims.storage_buffers) limits->maxPerStageDescriptorStorageBuffers = claims.storage_buffers;
+}
+
+static void VKAPI_CALL properties2(VkPhysicalDevice device, VkPhysicalDeviceProperties2 *properties) {
+  real_properties2(device, properties);
+  claim_limits(&properties->properties.limits);
+}
+
+static void VKAPI_CALL properties1(VkPhysicalDevice device, VkPhysicalDeviceProperties *properties) {
+  real_properties(device, properties);
+  claim_limits(&properties->limits);
+}
+
+static VkResult VKAPI_CALL create_layout(VkDevice device, const VkDescriptorSetLayoutCreateInfo *info,
+                                         const VkAllocationCallbacks *allocator, VkDescriptorSetLayout *layout) {
+  seen.bindings = info->bindingCount;
+  return real_create_layout(device, info, allocator, layout);
+}
+
+static PFN_vkVoidFunction VKAPI_CALL device_function(VkDevice device, const char *name) {
+  PFN_vkVoidFunction function = real_device_function(device, name);
+  if (!strcmp(name, "vkCreateDescriptorSetLayout")) {
+    real_create_layout = (PFN_vkCreateDescriptorSetLayout)function;
+    return (PFN_vkVoidFunction)create_layout;
+  }
+  return function;
+}
+
+static PFN_vkVoidFunction VKAPI_CALL instance_function(VkInstance instance, const char *name) {
+  PFN_vkVoidFunction function = the_host.get(instance, name);
+  if (!strcmp(name, "vkGetPhysicalDeviceProperties2")) {
+    real_properties2 = (PFN_vkGetPhysicalDeviceProperties2)function;
+    return (PFN_vkVoidFunction)properties2;
+  }
+  if (!strcmp(name, "vkGetPhysicalDeviceProperties")) {
+    real_properties = (PFN_vkGetPhysicalDeviceProperties)function;
+    return (PFN_vkVoidFunction)properties1;
+  }
+  if (!strcmp(name, "vkGetDeviceProcAddr")) {
+    real_device_function = (PFN_vkGetDeviceProcAddr)function;
+    return (PFN_vkVoidFunction)device_function;
+  }
+  return function;
+}
+
+static char warnings[2000];
+
+static void keep_warning(void *user, bpdq_log_level level, const char *message) {
+  (void)user;
+  if (level == BPDQ_LOG_WARNING) snprintf(warnings + strlen(warnings), sizeof warnings - strlen(warnings), "%s\n", message);
+}
+
+/* The backend on the device as it is described, by the kernels of GPUs, with integer dot products. */
+static bpdq_status start_device(bpdq_backend **backend, bpdq_error *error) {
+  static VkPhysicalDeviceVulkan13Features enabled = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
+                                                     .shaderIntegerDotProduct = VK_TRUE};
+  start_host(&the_host, &enabled);
+  bpdq_vulkan_import import = import_of(&the_host, &enabled);
+  import.get_instance_proc_addr = (void *)instance_function;
+  bpdq_backend_options options = {.device = -1, .vulkan = &import, .log = {keep_warning, NULL}};
+  memset(&seen, 0, sizeof seen);
+  warnings[0] = 0;
+  setenv("BPDQ_VULKAN_CPU_AS_GPU", "1", 1);
+  bpdq_status status = bpdq_vulkan_registration.create(&options, backend, error);
+  unsetenv("BPDQ_VULKAN_CPU_AS_GPU");
+  return status;
+}
+
+static void stop_device(bpdq_backend *backend) {
+  if (backend) backend->destroy(backend);
+  stop_host(&the_host);
+  memset(&claims, 0, sizeof claims);
+}
+
+/* ---- a piece of a decoder ---- */
+
+enum { QKV, OUTPUT, TABLE, KEYS, VALUES, PROJECTION, HIDDEN, TENSORS };
+
+static bpdq_executable *compile(bpdq_backend *backend, bpdq_state *state, bpdq_weight *const weights[2], bpdq_weight *norm,
+                                int64_t max_tokens, bpdq_activations activations) {
+  bpdq_op ops[] = {{.kind = BPDQ_OP_ROPE_CACHE, .name = "rope"},
+                   {.kind = BPDQ_OP_ATTENTION, .name = "attention"},
+                   {.kind = BPDQ_OP_LINEAR, .name = "projection"},
+                   {.kind = BPDQ_OP_LINEAR, .name = "product"}};
+  ops[0].rope_cache = (bpdq_op_rope_cache){QKV, TABLE, KEYS, VALUES, HEADS, KV_HEADS, DIM, CONTEXT, NULL, NULL, 0};
+  ops[1].attention = (bpdq_op_attention){QKV, OUTPUT, KEYS, VALUES, HEADS, KV_HEADS, DIM, CONTEXT, 1 / sqrtf(DIM)};
+  ops[2].linear = (bpdq_op_linear){.input = OUTPUT, .output = HIDDEN, .weight = weights[0]};
+  ops[3].linear = (bpdq_op_linear){
+      .input = HIDDEN, .output = PROJECTION, .weight = weights[1], .transform = {BPDQ_TRANSFORM_RMS_NORM, norm, 1e-6f}};
+  bpdq_program program = {ops, 4, max_tokens, activations};
+  bpdq_executable *executable = NULL;
+  bpdq_error error = {0};
+  check(backend->compile(backend, state, &program, &executable, &error), &error);
+  return executable;
+}
+
+/* Attention of one row over FILLED others, and the products behind it; y [PROJECTED]. */
+static void decode(bpdq_backend *backend, bpdq_activations activations, float *y) {
+  static float qkv[(FILLED + 1) * WIDTH], table[CONTEXT * DIM];
+  static int32_t positions[FILLED], sequences[FILLED];
+  const bpdq_tensor_desc tensors[TENSORS] = {{.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = WIDTH},
+                                             {.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = HEADS * DIM},
+                                             {.kind = BPDQ_TENSOR_F32, .rows = CONTEXT, .columns = DIM},
+                                             {BPDQ_TENSOR_KV, CONTEXT, KV_HEADS * DIM, BPDQ_KV_F16, DIM},
+                                             {BPDQ_TENSOR_KV, CONTEXT, KV_HEADS * DIM, BPDQ_KV_F16, DIM},
+                                             {.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = PROJECTED},
+                                             {.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = 5 * HEADS * DIM}};
+  bpdq_error error = {0};
+  bpdq_state *state = NULL;
+  bpdq_weight *weights[2] = {0}, *norm = NULL;
+  uint32_t seed = 7;
+  for (int i = 0; i < (FILLED + 1) * WIDTH; i++) qkv[i] = 2 * uniform(&seed);
+  for (int i = 0; i < CONTEXT * DIM; i++) table[i] = i % DIM < DIM / 2 ? 1 : 0;
+  for (int i = 0; i < FILLED; i++) positions[i] = i;
+  check(bpdq_random_matrix(backend, "first", 5 * HEADS * DIM, HEADS * DIM, 2, 64, 9, &weights[0], &error), &error);
+  check(bpdq_random_matrix(backend, "second", PROJECTED, 5 * HEADS * DIM, 2, 64, 5, &weights[1], &error), &error);
+  check(bpdq_constant_vector(backend, 5 * HEADS * DIM, 0.75f, &norm, &error), &error);
+  check(backend->weights_flush(backend, &error), &error);
+  check(backend->state_create(backend, tensors, TENSORS, &state, &error), &error);
+  bpdq_executable *prefill = compile(backend, state, weights, norm, FILLED, activations),
+                  *one = compile(backend, state, weights, norm, 1, activations);
+  check(backend->tensor_write(state, TABLE, 0, CONTEXT * DIM, table, &error), &error);
+  check(backend->tensor_write(state, QKV, 0, FILLED * WIDTH, qkv, &error), &error);
+  check(backend->run(prefill, &(bpdq_run){FILLED, positions, sequences}, &error), &error);
+  int32_t last = FILLED;
+  check(backend->tensor_write(state, QKV, 0, WIDTH, qkv + FILLED * WIDTH, &error), &error);
+  check(backend->run(one, &(bpdq_run){1, &last, sequences}, &error), &error);
+  check(backend->tensor_read(state, PROJECTION, 0, PROJECTED, y, &error), &error);
+  backend->executable_destroy(backend, prefill);
+  backend->executable_destroy(backend, one);
+  backend->state_destroy(backend, state);
+  for (int i = 0; i < 2; i++) backend->weight_destroy(backend, weights[i]);
+  backend->weight_destroy(backend, norm);
+}
+
+static float expected[PROJECTED];
+
+/* By the plain kernels of the device as it is. */
+static int find_expected(void **unused) {
+  (void)unused;
+  bpdq_backend *backend = first_vulkan_device();
+  decode(backend, BPDQ_ACTIVATIONS_F32, expected);
+  backend->destroy(backend);
+  return 0;
+}
+
+static double error_of(const float *y) {
+  double wrong = 0, right = 0;
+  for (int i = 0; i < PROJECTED; i++) {
+    wrong += pow((double)y[i] - expected[i], 2);
+    right += pow(expected[i], 2);
+  }
+  return sqrt(wrong / right);
+}
+
+static void check_decoding(bpdq_backend *backend) {
+  float narrow[PROJECTED], wide[PROJECTED];
+  decode(backend, BPDQ_ACTIVATIONS_8, narrow);
+  decode(backend, BPDQ_ACTIVATIONS_16, wide);
+  if (!(error_of(narrow) < 3e-2)) fail_msg("8 bits: relative error %g", error_of(narrow));
+  if (!(error_of(wide) < 1e-3)) fail_msg("16 bits: relative error %g", error_of(wide));
+}
+
+/* ---- storage buffers ---- */
+
+static void runs_with_few_storage_buffers(void **unused) {
+  (void)unused;
+  static const uint32_t has[] = {8, 9, 16}, binds[] = {8, 9, 9};
+  for (int i = 0; i < 3; i++) {
+    bpdq_backend *backend = NULL;
+    bpdq_error error = {0};
+    claims.storage_buffers = has[i];
+    check(start_device(&backend, &error), &error);
+    assert_int_equal(seen.bindings, binds[i]);
+    check_decoding(backend);
+    stop_device(backend);
+  }
+}
+
+static void refuses_fewer(void **unused) {
+  (void)unused;
+  bpdq_backend *backend = NULL;
+  bpdq_error error = {0};
+  claims.storage_buffers = 7;
+  assert_int_equal(start_device(&backend, &error), BPDQ_ERROR_DEVICE);
+  assert_non_null(strstr(error.message, "8 storage buffers"));
+  stop_device(backend);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(runs_with_few_storage_buffers), cmocka_unit_test(refuses_fewer)};
+  return cmocka_run_group_tests_name("vulkan devices", tests, find_expected, NULL);
+}
+
+#endif
