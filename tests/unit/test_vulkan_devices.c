@@ -41,10 +41,13 @@ int main(void) {
 
 static struct {
   uint32_t storage_buffers; /* 0: what it has */
+  uint32_t least, most;     /* threads of a subgroup, 0: what it has; 32 is reported as usual */
+  bool control;             /* the owner enabled what lets a size be required */
 } claims;
 
 static struct {
-  uint32_t bindings; /* of the latest set layout */
+  uint32_t bindings;       /* of the latest set layout */
+  int pipelines, required; /* those that require full subgroups of 32 threads */
 } seen;
 
 static host the_host;
@@ -52,6 +55,7 @@ static PFN_vkGetPhysicalDeviceProperties2 real_properties2;
 static PFN_vkGetPhysicalDeviceProperties real_properties;
 static PFN_vkGetDeviceProcAddr real_device_function;
 static PFN_vkCreateDescriptorSetLayout real_create_layout;
+static PFN_vkCreateComputePipelines real_create_pipelines;
 
 static void claim_limits(VkPhysicalDeviceLimits *limits) {
   if (claims.storage_buffers) limits->maxPerStageDescriptorStorageBuffers = claims.storage_buffers;
@@ -60,6 +64,17 @@ static void claim_limits(VkPhysicalDeviceLimits *limits) {
 static void VKAPI_CALL properties2(VkPhysicalDevice device, VkPhysicalDeviceProperties2 *properties) {
   real_properties2(device, properties);
   claim_limits(&properties->properties.limits);
+  for (VkBaseOutStructure *item = properties->pNext; item && claims.least; item = item->pNext) {
+    if (item->sType == VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES)
+      ((VkPhysicalDeviceSubgroupProperties *)item)->subgroupSize = 32;
+    if (item->sType == VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES) {
+      VkPhysicalDeviceSubgroupSizeControlProperties *sizes = (VkPhysicalDeviceSubgroupSizeControlProperties *)item;
+      sizes->minSubgroupSize = claims.least;
+      sizes->maxSubgroupSize = claims.most;
+      sizes->maxComputeWorkgroupSubgroups = 64;
+      sizes->requiredSubgroupSizeStages |= VK_SHADER_STAGE_COMPUTE_BIT;
+    }
+  }
 }
 
 static void VKAPI_CALL properties1(VkPhysicalDevice device, VkPhysicalDeviceProperties *properties) {
@@ -73,11 +88,36 @@ static VkResult VKAPI_CALL create_layout(VkDevice device, const VkDescriptorSetL
   return real_create_layout(device, info, allocator, layout);
 }
 
+/* The device below does not have the size that it is asked for. */
+static VkResult VKAPI_CALL create_pipelines(VkDevice device, VkPipelineCache cache, uint32_t count,
+                                            const VkComputePipelineCreateInfo *infos, const VkAllocationCallbacks *allocator,
+                                            VkPipeline *pipelines) {
+  assert_int_equal(count, 1);
+  VkComputePipelineCreateInfo info = infos[0];
+  const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo *size = info.stage.pNext;
+  seen.pipelines++;
+  if (size) {
+    assert_int_equal(size->sType, VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO);
+    assert_int_equal(size->requiredSubgroupSize, 32);
+    assert_int_equal(info.stage.flags, VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT);
+    seen.required++;
+  } else {
+    assert_int_equal(info.stage.flags, 0);
+  }
+  info.stage.pNext = NULL;
+  info.stage.flags = 0;
+  return real_create_pipelines(device, cache, 1, &info, allocator, pipelines);
+}
+
 static PFN_vkVoidFunction VKAPI_CALL device_function(VkDevice device, const char *name) {
   PFN_vkVoidFunction function = real_device_function(device, name);
   if (!strcmp(name, "vkCreateDescriptorSetLayout")) {
     real_create_layout = (PFN_vkCreateDescriptorSetLayout)function;
     return (PFN_vkVoidFunction)create_layout;
+  }
+  if (!strcmp(name, "vkCreateComputePipelines")) {
+    real_create_pipelines = (PFN_vkCreateComputePipelines)function;
+    return (PFN_vkVoidFunction)create_pipelines;
   }
   return function;
 }
@@ -110,6 +150,7 @@ static void keep_warning(void *user, bpdq_log_level level, const char *message) 
 static bpdq_status start_device(bpdq_backend **backend, bpdq_error *error) {
   static VkPhysicalDeviceVulkan13Features enabled = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES,
                                                      .shaderIntegerDotProduct = VK_TRUE};
+  enabled.subgroupSizeControl = enabled.computeFullSubgroups = claims.control;
   start_host(&the_host, &enabled);
   bpdq_vulkan_import import = import_of(&the_host, &enabled);
   import.get_instance_proc_addr = (void *)instance_function;
@@ -141,8 +182,8 @@ static bpdq_executable *compile(bpdq_backend *backend, bpdq_state *state, bpdq_w
   ops[0].rope_cache = (bpdq_op_rope_cache){QKV, TABLE, KEYS, VALUES, HEADS, KV_HEADS, DIM, CONTEXT, NULL, NULL, 0};
   ops[1].attention = (bpdq_op_attention){QKV, OUTPUT, KEYS, VALUES, HEADS, KV_HEADS, DIM, CONTEXT, 1 / sqrtf(DIM)};
   ops[2].linear = (bpdq_op_linear){.input = OUTPUT, .output = HIDDEN, .weight = weights[0]};
-  ops[3].linear = (bpdq_op_linear){
-      .input = HIDDEN, .output = PROJECTION, .weight = weights[1], .transform = {BPDQ_TRANSFORM_RMS_NORM, norm, 1e-6f}};
+  ops[3].linear =
+      (bpdq_op_linear){.input = HIDDEN, .output = PROJECTION, .weight = weights[1], .transform = {BPDQ_TRANSFORM_RMS_NORM, norm, 1e-6f}};
   bpdq_program program = {ops, 4, max_tokens, activations};
   bpdq_executable *executable = NULL;
   bpdq_error error = {0};
@@ -243,8 +284,59 @@ static void refuses_fewer(void **unused) {
   stop_device(backend);
 }
 
+/* ---- subgroups: those of the device below have 8 threads or so, which is what a driver does that says one thing and runs another ---- */
+
+/* With one that keeps to what it says the builds with subgroups would stay; here the device check has to find that they are wrong. */
+static void expect_switched_off(bpdq_backend *backend) {
+  assert_null(strstr(backend->info.features, "subgroup"));
+  assert_non_null(strstr(backend->info.features, "integer-dot"));
+  assert_non_null(strstr(warnings, "subgroup arithmetic gives wrong results"));
+  check_decoding(backend);
+}
+
+static void finds_subgroups_that_are_narrow(void **unused) {
+  (void)unused;
+  bpdq_backend *backend = NULL;
+  bpdq_error error = {0};
+  claims.least = claims.most = 32;
+  claims.control = true;
+  check(start_device(&backend, &error), &error);
+  assert_int_equal(seen.required, 0); /* 32, always: there is nothing to ask for */
+  expect_switched_off(backend);
+  stop_device(backend);
+}
+
+static void requires_full_subgroups(void **unused) {
+  (void)unused;
+  bpdq_backend *backend = NULL;
+  bpdq_error error = {0};
+  claims.least = 8;
+  claims.most = 32;
+  claims.control = true;
+  check(start_device(&backend, &error), &error);
+  assert_true(seen.required > 0 && seen.required < seen.pipelines);
+  expect_switched_off(backend);
+  stop_device(backend);
+}
+
+static void does_without_subgroups(void **unused) {
+  (void)unused;
+  bpdq_backend *backend = NULL;
+  bpdq_error error = {0};
+  claims.least = 8;
+  claims.most = 32;
+  check(start_device(&backend, &error), &error);
+  assert_int_equal(seen.required, 0);
+  assert_null(strstr(backend->info.features, "subgroup"));
+  assert_null(strstr(warnings, "subgroup"));
+  check_decoding(backend);
+  stop_device(backend);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(runs_with_few_storage_buffers), cmocka_unit_test(refuses_fewer)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(runs_with_few_storage_buffers), cmocka_unit_test(refuses_fewer),
+                                     cmocka_unit_test(finds_subgroups_that_are_narrow), cmocka_unit_test(requires_full_subgroups),
+                                     cmocka_unit_test(does_without_subgroups)};
   return cmocka_run_group_tests_name("vulkan devices", tests, find_expected, NULL);
 }
 

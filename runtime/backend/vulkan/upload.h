@@ -25,7 +25,8 @@ typedef struct vulkan_uploader {
   bpdq_pool *threads; /* that copy into the slots */
   vulkan_upload_slot slots[VULKAN_UPLOAD_SLOTS];
   int next;
-  bool ready; /* the slots exist: they are made at the first upload and go at the flush */
+  bool any_head; /* heads of any size are stored in 8 bits: for the device check */
+  bool ready;    /* the slots exist: they are made at the first upload and go at the flush */
 } vulkan_uploader;
 
 void bpdq_vulkan_uploader_create(vulkan_uploader *uploader, vulkan_context *context, vulkan_memory *memory, vulkan_pipelines *pipelines);

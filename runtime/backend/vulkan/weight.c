@@ -42,8 +42,8 @@ vulkan_number bpdq_vulkan_common_number(const bpdq_weight_desc *desc) {
 
 /* A large head is most of what a token reads beside the planes. In 8 bits with a scale per 32 columns
  * the head of classics-28m gives a mean KL of 3e-5 (errors of 0.2% of the logits); small heads, where a token gains little, stay exact. */
-static bool wants_8_bits(const bpdq_weight_desc *desc, int64_t rows) {
-  return desc->is_head && desc->kind == BPDQ_WEIGHT_DENSE && rows >= BPDQ_HEAD_ELEMENTS / desc->columns;
+static bool wants_8_bits(const vulkan_uploader *uploader, const bpdq_weight_desc *desc, int64_t rows) {
+  return desc->is_head && desc->kind == BPDQ_WEIGHT_DENSE && (uploader->any_head || rows >= BPDQ_HEAD_ELEMENTS / desc->columns);
 }
 
 /* Bytes per row of 8 (one tile) of the matrix and of the coefficients. */
@@ -108,7 +108,7 @@ static bpdq_status allocate(vulkan_uploader *uploader, const bpdq_weight_desc *d
       int64_t padded = (int64_t)bpdq_round_up((uint64_t)desc->columns, (uint64_t)desc->group);
       weight->blocks = (int64_t)bpdq_ceil_div((uint64_t)padded, VULKAN_BLOCK_COLUMNS);
       weight->groups = (int64_t)bpdq_ceil_div((uint64_t)weight->blocks * VULKAN_BLOCK_COLUMNS, (uint64_t)desc->group);
-    } else if (wants_8_bits(desc, rows)) {
+    } else if (wants_8_bits(uploader, desc, rows)) {
       weight->number = VULKAN_NUMBER_INT8;
       weight->row_bytes = (int64_t)bpdq_round_up((uint64_t)desc->columns, 64);
       weight->groups = weight->row_bytes / 64;
