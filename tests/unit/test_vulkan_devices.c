@@ -27,6 +27,7 @@ int main(void) {
 
 #else
 
+#include "backend/vulkan/builder.h"
 #include "vulkan_host.h"
 
 #define HEADS 4
@@ -333,10 +334,34 @@ static void does_without_subgroups(void **unused) {
   stop_device(backend);
 }
 
+/* ---- shared memory ---- */
+
+static void expect_cut(uint32_t shared_kib, uint32_t group_threads, bool subgroup, uint32_t group, uint32_t head_dim,
+                       vulkan_attention_cut expected) {
+  vulkan_limits limits = {.shared_bytes = shared_kib << 10, .group_threads = group_threads};
+  vulkan_attention_cut cut = bpdq_vulkan_cut_attention(&limits, false, subgroup, group, head_dim);
+  assert_int_equal(cut.threads, expected.threads);
+  assert_int_equal(cut.heads, expected.heads);
+  assert_int_equal(cut.chunks, expected.chunks);
+  assert_int_equal(cut.merge, expected.merge);
+}
+
+/* Where memory is short, fewer threads keep the heads together. */
+static void attention_is_cut(void **unused) {
+  (void)unused;
+  expect_cut(48, 1024, true, 7, 128, (vulkan_attention_cut){512, 4, 2, 4}); /* as measured (docs/benchmarks/log.md) */
+  expect_cut(48, 1024, true, 8, 128, (vulkan_attention_cut){512, 4, 2, 4});
+  expect_cut(48, 1024, true, 6, 64, (vulkan_attention_cut){512, 3, 2, 3});
+  expect_cut(16, 1024, false, 4, 128, (vulkan_attention_cut){256, 4, 1, 1});
+  expect_cut(16, 256, false, 4, 128, (vulkan_attention_cut){256, 4, 1, 1});
+  expect_cut(16, 1024, false, 5, 64, (vulkan_attention_cut){256, 3, 2, 2});
+  expect_cut(16, 1024, false, 1, 256, (vulkan_attention_cut){256, 1, 1, 1});
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(runs_with_few_storage_buffers), cmocka_unit_test(refuses_fewer),
-                                     cmocka_unit_test(finds_subgroups_that_are_narrow), cmocka_unit_test(requires_full_subgroups),
-                                     cmocka_unit_test(does_without_subgroups)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(attention_is_cut),        cmocka_unit_test(runs_with_few_storage_buffers),
+                                     cmocka_unit_test(refuses_fewer),           cmocka_unit_test(finds_subgroups_that_are_narrow),
+                                     cmocka_unit_test(requires_full_subgroups), cmocka_unit_test(does_without_subgroups)};
   return cmocka_run_group_tests_name("vulkan devices", tests, find_expected, NULL);
 }
 

@@ -92,6 +92,13 @@ void bpdq_vulkan_write_prepared(vulkan_builder *builder, vulkan_dispatch *dispat
 vulkan_tuning_key bpdq_vulkan_tuning_key(const bpdq_op_linear *op, bool wide);
 vulkan_dot_variant bpdq_vulkan_usual_for(const bpdq_vulkan *vulkan, const bpdq_op_linear *op, int64_t tokens);
 bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_rope_cache *op, bpdq_error *error);
+/* How attention.comp shares the query heads of a kv head. */
+typedef struct vulkan_attention_cut {
+  uint32_t threads, heads; /* of a work group */
+  uint32_t chunks;         /* work groups per kv head; as even as they come: 5 heads are 3 + 2 */
+  uint32_t merge;          /* heads merged at once */
+} vulkan_attention_cut;
+vulkan_attention_cut bpdq_vulkan_cut_attention(const vulkan_limits *limits, bool is_cpu, bool subgroup, uint32_t group, uint32_t head_dim);
 bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op *op, bpdq_error *error);
 /* Both in one dispatch: for programs of one row, where no other row's key is needed. */
 bool bpdq_vulkan_can_fuse_rope(const vulkan_builder *builder, const bpdq_op *first, const bpdq_op *second);

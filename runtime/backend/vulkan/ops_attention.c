@@ -80,36 +80,41 @@ bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_ro
 /* The operands of one attention, checked, and how its work is cut. */
 typedef struct attention_plan {
   const vulkan_tensor *qkv, *output, *keys, *values;
-  uint32_t threads, splits;      /* splits: parts of the context at most, 0: it is not cut */
-  uint32_t heads, chunks, merge; /* query heads per work group, work groups per kv head, heads merged at once */
+  vulkan_attention_cut cut;
+  uint32_t splits; /* parts of the context at most, 0: it is not cut */
 } attention_plan;
 
 /* Bytes of shared memory that attention.comp declares. */
-static uint32_t shared_bytes(const attention_plan *plan, uint32_t head_dim) {
-  uint32_t own = 4 * head_dim + 2; /* ROPE: the row's own key and value, packed and before */
-  return 4 * (plan->heads * (head_dim + plan->threads + 16 + 3) + own + plan->threads + 1) + 16 * plan->merge * plan->threads;
+static uint32_t shared_bytes(const vulkan_attention_cut *cut, uint32_t head_dim, bool subgroup) {
+  uint32_t own = 3 * head_dim + 2; /* ROPE: the row's own key and value, packed and before */
+  uint32_t lanes = subgroup ? 0 : 16 * cut->heads + cut->threads;
+  return 16 * cut->merge * cut->threads + 4 * (cut->heads * (head_dim + cut->threads + 3) + own + lanes) + 64;
 }
 
-/* Chunks of heads as even as they come: 12 heads per kv head are 6 + 6. Fewer heads, then fewer threads, where shared memory is short. */
-static void cut_heads(const vulkan_builder *builder, const bpdq_op_attention *op, attention_plan *plan) {
-  const vulkan_context *context = &builder->vulkan->context;
-  uint32_t group = (uint32_t)(op->heads / op->kv_heads), head_dim = (uint32_t)op->head_dim;
-  plan->threads = context->is_cpu ? ATTENTION_LEAST_THREADS : ATTENTION_THREADS;
-  while (plan->threads > context->limits.group_threads && plan->threads > ATTENTION_LEAST_THREADS) plan->threads /= 2;
-  plan->merge = 1;
+/* Fewer threads come before fewer heads: a head that is left to another work group reads the keys and values once more. */
+static bool fits(const vulkan_limits *limits, bool subgroup, uint32_t most_threads, uint32_t head_dim, vulkan_attention_cut *cut) {
+  for (cut->threads = most_threads; cut->threads >= ATTENTION_LEAST_THREADS; cut->threads /= 2)
+    if (shared_bytes(cut, head_dim, subgroup) <= limits->shared_bytes) return true;
+  cut->threads = ATTENTION_LEAST_THREADS;
+  return false;
+}
+
+vulkan_attention_cut bpdq_vulkan_cut_attention(const vulkan_limits *limits, bool is_cpu, bool subgroup, uint32_t group, uint32_t head_dim) {
+  uint32_t most_threads = is_cpu ? ATTENTION_LEAST_THREADS : ATTENTION_THREADS;
+  while (most_threads > limits->group_threads && most_threads > ATTENTION_LEAST_THREADS) most_threads /= 2;
+  vulkan_attention_cut cut = {.merge = 1};
   for (uint32_t most = MAX_HEADS; most > 0; most--) {
     uint32_t chunks = (group + most - 1) / most;
-    plan->heads = (group + chunks - 1) / chunks;
-    plan->chunks = (group + plan->heads - 1) / plan->heads;
-    if (shared_bytes(plan, head_dim) <= context->limits.shared_bytes) break;
-    if (most <= MAX_HEADS / 2) plan->threads = ATTENTION_LEAST_THREADS;
+    cut.heads = (group + chunks - 1) / chunks;
+    cut.chunks = (group + cut.heads - 1) / cut.heads;
+    if (fits(limits, subgroup, most_threads, head_dim, &cut)) break;
   }
-  while (plan->merge < plan->heads) {
-    plan->merge++;
-    if (shared_bytes(plan, head_dim) <= context->limits.shared_bytes) continue;
-    plan->merge--;
-    break;
+  for (; cut.merge < cut.heads; cut.merge++) {
+    vulkan_attention_cut more = cut;
+    more.merge++;
+    if (shared_bytes(&more, head_dim, subgroup) > limits->shared_bytes) break;
   }
+  return cut;
 }
 
 static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attention *op, attention_plan *plan, bpdq_error *error) {
@@ -119,9 +124,10 @@ static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attenti
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->output, BPDQ_TENSOR_F32, tokens, op->heads * op->head_dim, &plan->output, error));
   BPDQ_TRY(find_cache(builder, op->k_cache, op->kv_heads, op->head_dim, op->context, &plan->keys, error));
   BPDQ_TRY(find_cache(builder, op->v_cache, op->kv_heads, op->head_dim, op->context, &plan->values, error));
-  cut_heads(builder, op, plan);
-  uint64_t step = builder->vulkan->context.is_cpu ? CPU_SPLIT_POSITIONS : SPLIT_POSITIONS,
-           splits = bpdq_ceil_div((uint64_t)op->context, step);
+  const vulkan_context *context = &builder->vulkan->context;
+  plan->cut = bpdq_vulkan_cut_attention(&context->limits, context->is_cpu, context->features.subgroup, (uint32_t)(op->heads / op->kv_heads),
+                                        (uint32_t)op->head_dim);
+  uint64_t step = context->is_cpu ? CPU_SPLIT_POSITIONS : SPLIT_POSITIONS, splits = bpdq_ceil_div((uint64_t)op->context, step);
   plan->splits = tokens > SPLIT_TOKENS || splits < 2 ? 0 : splits < MAX_SPLITS ? (uint32_t)splits : MAX_SPLITS;
   return BPDQ_OK;
 }
@@ -151,11 +157,11 @@ static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op *operati
   attention_plan plan;
   BPDQ_TRY(plan_attention(builder, op, &plan, error));
   vulkan_dispatch dispatch;
-  const uint32_t constants[] = {
-      plan.threads, (uint32_t)op->head_dim, plan.heads, plan.keys->desc.kv_type == BPDQ_KV_Q8, plan.splits, plan.merge, next_bytes};
+  const uint32_t constants[] = {plan.cut.threads, (uint32_t)op->head_dim, plan.cut.heads, plan.keys->desc.kv_type == BPDQ_KV_Q8,
+                                plan.splits,      plan.cut.merge,         next_bytes};
   const char *name = attention_shader(&builder->vulkan->context, rope != NULL);
   BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, name, constants, 7, error));
-  dispatch.grid[0] = (uint32_t)op->kv_heads * plan.chunks;
+  dispatch.grid[0] = (uint32_t)op->kv_heads * plan.cut.chunks;
   dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
   if (plan.splits) dispatch.grid[2] = plan.splits;
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
