@@ -71,7 +71,7 @@ const uint LANES = 32; // threads that soften the scores of a head
 const uint LANES = 16;
 shared float lanes[HEADS * LANES];
 #endif
-shared float head_scale[HEADS], head_sum[HEADS], head_maximum[HEADS];
+shared float head_scale[HEADS], head_sum[HEADS], head_maximum[HEADS + 1]; // the last is nobody's
 shared vec4 merged[MERGE_HEADS * THREADS];
 shared bool is_last;
 #ifndef ALONE
@@ -260,7 +260,7 @@ float lanes_sum(float value) {
 // Turns scores into exp(score - maximum), updates maxima and sums; head_scale gets the factor for what was added up so far. Places from
 // `count` on get 0.
 void soften(uint count) {
-  uint h = min(thread / LANES, HEADS - 1), lane = thread % LANES;
+  uint h = min(thread / LANES, HEADS), lane = thread % LANES; // HEADS: of threads that are not busy, as others write the heads' maxima
   bool busy = thread < HEADS * LANES;
   float own_scores[POSITIONS / LANES], before = head_maximum[h], largest = before, sum = 0.0;
   UNROLL for (uint i = 0; i < POSITIONS / LANES; i++) {

@@ -173,7 +173,7 @@ static void read_limits(vulkan_context *context) {
       .bindings =
           limits->maxPerStageDescriptorStorageBuffers < VULKAN_BINDINGS ? limits->maxPerStageDescriptorStorageBuffers : VULKAN_BINDINGS,
       .groups = {limits->maxComputeWorkGroupCount[0], limits->maxComputeWorkGroupCount[1], limits->maxComputeWorkGroupCount[2]},
-      .group_threads = limits->maxComputeWorkGroupInvocations,
+      .group_threads = bpdq_vulkan_group_threads(limits),
       .shared_bytes = limits->maxComputeSharedMemorySize,
       .multiprocessors = count_multiprocessors(context)};
   if (context->limits.storage_alignment < 16) context->limits.storage_alignment = 16;

@@ -90,6 +90,8 @@ bpdq_status bpdq_vulkan_enumerate(const bpdq_vulkan_instance_functions *function
                                   uint32_t *count, bpdq_error *error);
 /* The compute queue family (one without graphics is not preferred: some drivers run it at low priority), or UINT32_MAX. */
 uint32_t bpdq_vulkan_queue_family(const bpdq_vulkan_instance_functions *functions, VkPhysicalDevice device);
+/* Threads of a work group at most; all of ours lie along the first axis. */
+uint32_t bpdq_vulkan_group_threads(const VkPhysicalDeviceLimits *limits);
 bool bpdq_vulkan_has_extension(const bpdq_vulkan_instance_functions *functions, VkPhysicalDevice device, const char *name);
 /* Free bytes of the largest device-local heap, or its size where the driver does not say. */
 uint64_t bpdq_vulkan_free_memory(const bpdq_vulkan_instance_functions *functions, VkPhysicalDevice device, uint64_t *total);

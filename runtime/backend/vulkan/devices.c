@@ -109,6 +109,11 @@ uint32_t bpdq_vulkan_queue_family(const bpdq_vulkan_instance_functions *function
   return UINT32_MAX;
 }
 
+uint32_t bpdq_vulkan_group_threads(const VkPhysicalDeviceLimits *limits) {
+  uint32_t all = limits->maxComputeWorkGroupInvocations, along = limits->maxComputeWorkGroupSize[0];
+  return along < all ? along : all;
+}
+
 bool bpdq_vulkan_has_extension(const bpdq_vulkan_instance_functions *functions, VkPhysicalDevice device, const char *name) {
   uint32_t count = 0;
   if (functions->EnumerateDeviceExtensionProperties(device, NULL, &count, NULL) != VK_SUCCESS) return false;
@@ -172,9 +177,9 @@ void bpdq_vulkan_describe(const bpdq_vulkan_instance_functions *functions, VkPhy
              VK_API_VERSION_MAJOR(properties.properties.apiVersion), VK_API_VERSION_MINOR(properties.properties.apiVersion));
   else if (bpdq_vulkan_queue_family(functions, device) == UINT32_MAX)
     snprintf(info->unusable, sizeof info->unusable, "no compute queue");
-  else if (limits->maxPerStageDescriptorStorageBuffers < VULKAN_LEAST_BINDINGS || limits->maxComputeWorkGroupInvocations < 256)
+  else if (limits->maxPerStageDescriptorStorageBuffers < VULKAN_LEAST_BINDINGS || bpdq_vulkan_group_threads(limits) < 256)
     snprintf(info->unusable, sizeof info->unusable, "needs %d storage buffers per shader and 256 threads per work group, has %u and %u",
-             VULKAN_LEAST_BINDINGS, limits->maxPerStageDescriptorStorageBuffers, limits->maxComputeWorkGroupInvocations);
+             VULKAN_LEAST_BINDINGS, limits->maxPerStageDescriptorStorageBuffers, bpdq_vulkan_group_threads(limits));
 }
 
 size_t bpdq_vulkan_list(bpdq_device_info *devices, size_t capacity, const bpdq_log *log) {

@@ -251,10 +251,12 @@ bpdq_status bpdq_vulkan_probe(bpdq_vulkan *vulkan, bpdq_error *error) {
     /* Either of the two features may be to blame: try without subgroups first. */
     bool had_subgroup = features->subgroup;
     features->subgroup = false;
-    if (had_subgroup && integer_dot_is_right(vulkan, q))
+    if (had_subgroup && integer_dot_is_right(vulkan, q)) {
       switch_off(vulkan, &features->subgroup, "subgroup arithmetic");
-    else
+    } else {
       switch_off(vulkan, &features->integer_dot, "integer dot product");
+      features->subgroup = had_subgroup; /* attention was right with it */
+    }
   }
   if (features->cooperative_matrix && !is_right(vulkan, q, &matrix_question))
     switch_off(vulkan, &features->cooperative_matrix, "cooperative matrix");
