@@ -44,6 +44,7 @@ static struct {
   bool small;               /* little shared memory, and work groups of 256 threads along the first axis */
   uint32_t storage_buffers; /* 0: what it has */
   uint32_t least, most;     /* threads of a subgroup, 0: what it has; 32 is reported as usual */
+  bool gpu, accelerated;    /* it is a discrete GPU; packed integer dot products are fast */
   bool control;             /* the owner enabled what lets a size be required */
 } claims;
 
@@ -59,7 +60,9 @@ static PFN_vkGetDeviceProcAddr real_device_function;
 static PFN_vkCreateDescriptorSetLayout real_create_layout;
 static PFN_vkCreateComputePipelines real_create_pipelines;
 
-static void claim_limits(VkPhysicalDeviceLimits *limits) {
+static void claim(VkPhysicalDeviceProperties *properties) {
+  VkPhysicalDeviceLimits *limits = &properties->limits;
+  if (claims.gpu) properties->deviceType = VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU;
   if (claims.storage_buffers) limits->maxPerStageDescriptorStorageBuffers = claims.storage_buffers;
   if (!claims.small) return;
   limits->maxComputeSharedMemorySize = 16384;
@@ -68,11 +71,13 @@ static void claim_limits(VkPhysicalDeviceLimits *limits) {
 
 static void VKAPI_CALL properties2(VkPhysicalDevice device, VkPhysicalDeviceProperties2 *properties) {
   real_properties2(device, properties);
-  claim_limits(&properties->properties.limits);
-  for (VkBaseOutStructure *item = properties->pNext; item && claims.least; item = item->pNext) {
-    if (item->sType == VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES)
+  claim(&properties->properties);
+  for (VkBaseOutStructure *item = properties->pNext; item; item = item->pNext) {
+    if (item->sType == VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_PROPERTIES)
+      ((VkPhysicalDeviceShaderIntegerDotProductProperties *)item)->integerDotProduct4x8BitPackedSignedAccelerated = claims.accelerated;
+    if (item->sType == VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_PROPERTIES && claims.least)
       ((VkPhysicalDeviceSubgroupProperties *)item)->subgroupSize = 32;
-    if (item->sType == VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES) {
+    if (claims.least && item->sType == VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES) {
       VkPhysicalDeviceSubgroupSizeControlProperties *sizes = (VkPhysicalDeviceSubgroupSizeControlProperties *)item;
       sizes->minSubgroupSize = claims.least;
       sizes->maxSubgroupSize = claims.most;
@@ -84,7 +89,7 @@ static void VKAPI_CALL properties2(VkPhysicalDevice device, VkPhysicalDeviceProp
 
 static void VKAPI_CALL properties1(VkPhysicalDevice device, VkPhysicalDeviceProperties *properties) {
   real_properties(device, properties);
-  claim_limits(&properties->limits);
+  claim(properties);
 }
 
 static VkResult VKAPI_CALL create_layout(VkDevice device, const VkDescriptorSetLayoutCreateInfo *info,
@@ -339,6 +344,22 @@ static void does_without_subgroups(void **unused) {
   stop_device(backend);
 }
 
+/* ---- integer dot products ---- */
+
+static void wants_fast_dot_products(void **unused) {
+  (void)unused;
+  for (int fast = 0; fast < 2; fast++) {
+    bpdq_backend *backend = NULL;
+    bpdq_error error = {0};
+    claims.gpu = true;
+    claims.accelerated = fast;
+    check(start_device(&backend, &error), &error);
+    assert_true(!strstr(backend->info.features, "integer-dot") == !fast);
+    if (!fast) check_decoding(backend);
+    stop_device(backend);
+  }
+}
+
 /* ---- shared memory ---- */
 
 static void expect_cut(uint32_t shared_kib, uint32_t group_threads, bool subgroup, uint32_t group, uint32_t head_dim,
@@ -366,7 +387,8 @@ static void attention_is_cut(void **unused) {
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(attention_is_cut),        cmocka_unit_test(runs_with_few_storage_buffers),
                                      cmocka_unit_test(refuses_fewer),           cmocka_unit_test(finds_subgroups_that_are_narrow),
-                                     cmocka_unit_test(requires_full_subgroups), cmocka_unit_test(does_without_subgroups)};
+                                     cmocka_unit_test(requires_full_subgroups), cmocka_unit_test(does_without_subgroups),
+                                     cmocka_unit_test(wants_fast_dot_products)};
   return cmocka_run_group_tests_name("vulkan devices", tests, find_expected, NULL);
 }
 

@@ -244,6 +244,18 @@ static bool has_matrix_shape(const vulkan_context *context) {
 }
 #endif
 
+/* Whether a product of packed bytes is one instruction (it is on an H200); without, linear_lut.comp is the faster one. CPU devices say no
+ * (lavapipe, of every combination) and take the integers all the same, so that CI tests them. */
+static bool accelerates_dot(const vulkan_context *context) {
+  VkPhysicalDeviceShaderIntegerDotProductProperties dot = {.sType =
+                                                               VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_PROPERTIES};
+  VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &dot};
+  if (context->properties.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU) return true;
+  if (offers(context, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME))
+    context->instance_functions.GetPhysicalDeviceProperties2(context->physical_device, &properties);
+  return dot.integerDotProduct4x8BitPackedSignedAccelerated;
+}
+
 static vulkan_subgroup_way way_of(const vulkan_context *context, vulkan_subgroup_need need) {
   return bpdq_vulkan_subgroup_way(&context->subgroups, need, context->limits.group_threads);
 }
@@ -253,7 +265,7 @@ static void features_from_chain(vulkan_context *context, const feature_chain *ch
   context->subgroups.size_control = chain->size_control.subgroupSizeControl;
   context->subgroups.filled = chain->size_control.computeFullSubgroups;
   context->features.subgroup = !context->is_cpu && way_of(context, VULKAN_SUBGROUP_WIDE) != VULKAN_SUBGROUP_IMPOSSIBLE;
-  context->features.integer_dot = chain->integer_dot.shaderIntegerDotProduct;
+  context->features.integer_dot = chain->integer_dot.shaderIntegerDotProduct && accelerates_dot(context);
 #ifdef VK_KHR_cooperative_matrix
   context->features.cooperative_matrix = chain->cooperative_matrix.cooperativeMatrix && chain->float16.shaderFloat16 &&
                                          chain->storage16.storageBuffer16BitAccess && chain->memory_model.vulkanMemoryModel &&

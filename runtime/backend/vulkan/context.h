@@ -11,7 +11,7 @@
 
 /* Optional paths. A path that the device offers is still switched off by name when its known-answer check fails (probe.c). */
 typedef struct vulkan_features {
-  bool integer_dot;        /* VK_KHR_shader_integer_dot_product, 4 x int8 packed and accelerated */
+  bool integer_dot;        /* VK_KHR_shader_integer_dot_product, 4 x int8 packed, signed and accelerated (but on CPU devices) */
   bool subgroup;           /* subgroups for the *_subgroup shaders; not on CPU devices, whose compilers take minutes over them */
   bool cooperative_matrix; /* VK_KHR_cooperative_matrix: 16x16x16, f16 in and f32 out, subgroup scope */
   bool memory_budget;      /* VK_EXT_memory_budget */
