@@ -40,6 +40,10 @@ static vulkan_subgroups sizes(uint32_t usual, uint32_t least, uint32_t most) {
 
 static vulkan_subgroup_way wide(vulkan_subgroups subgroups) { return bpdq_vulkan_subgroup_way(&subgroups, VULKAN_SUBGROUP_WIDE, THREADS); }
 
+static vulkan_subgroup_way exact(vulkan_subgroups subgroups) {
+  return bpdq_vulkan_subgroup_way(&subgroups, VULKAN_SUBGROUP_EXACT, THREADS);
+}
+
 /* The same without the features, as an imported device has it whose owner did not enable them. */
 static vulkan_subgroups without_control(vulkan_subgroups subgroups) {
   subgroups.size_control = subgroups.filled = false;
@@ -82,9 +86,21 @@ static void others_are_refused(void **unused) {
   assert_int_equal(bpdq_vulkan_subgroup_way(&silent, VULKAN_SUBGROUP_ANY, THREADS), VULKAN_SUBGROUP_NATURAL);
 }
 
+/* Cooperative matrices: AMD runs 64 threads unless it is asked for 32. */
+static void matrices_get_32_threads(void **unused) {
+  (void)unused;
+  assert_int_equal(exact(without_control(sizes(32, 32, 32))), VULKAN_SUBGROUP_NATURAL);
+  assert_int_equal(exact(without_control(sizes(32, 32, 64))), VULKAN_SUBGROUP_NATURAL);
+  assert_int_equal(exact(sizes(64, 32, 64)), VULKAN_SUBGROUP_REQUIRED);
+  assert_int_equal(exact(sizes(32, 8, 32)), VULKAN_SUBGROUP_REQUIRED);
+  assert_int_equal(exact(without_control(sizes(64, 32, 64))), VULKAN_SUBGROUP_IMPOSSIBLE);
+  assert_int_equal(exact(without_control(sizes(32, 8, 32))), VULKAN_SUBGROUP_IMPOSSIBLE);
+  assert_int_equal(exact(sizes(64, 64, 64)), VULKAN_SUBGROUP_IMPOSSIBLE);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(always_wide_is_left_alone), cmocka_unit_test(narrow_ones_must_be_required),
-                                     cmocka_unit_test(others_are_refused)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(matrices_get_32_threads), cmocka_unit_test(always_wide_is_left_alone),
+                                     cmocka_unit_test(narrow_ones_must_be_required), cmocka_unit_test(others_are_refused)};
   return cmocka_run_group_tests_name("vulkan subgroups", tests, NULL, NULL);
 }
 

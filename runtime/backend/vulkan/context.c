@@ -269,7 +269,7 @@ static void features_from_chain(vulkan_context *context, const feature_chain *ch
 #ifdef VK_KHR_cooperative_matrix
   context->features.cooperative_matrix = chain->cooperative_matrix.cooperativeMatrix && chain->float16.shaderFloat16 &&
                                          chain->storage16.storageBuffer16BitAccess && chain->memory_model.vulkanMemoryModel &&
-                                         context->subgroups.usual == VULKAN_SUBGROUP &&
+                                         way_of(context, VULKAN_SUBGROUP_EXACT) != VULKAN_SUBGROUP_IMPOSSIBLE &&
                                          context->limits.shared_bytes >= MATRIX_SHARED_BYTES && has_matrix_shape(context);
 #endif
 }
@@ -301,7 +301,8 @@ static bpdq_status create_device(vulkan_context *context, bpdq_error *error) {
   feature_chain supported, enabled;
   query_features(context, &supported);
   bool older = context->properties.apiVersion < VK_API_VERSION_1_3; /* extensions bring what 1.3 has */
-  bool requires_size = context->features.subgroup && way_of(context, VULKAN_SUBGROUP_WIDE) == VULKAN_SUBGROUP_REQUIRED;
+  bool requires_size = (context->features.subgroup && way_of(context, VULKAN_SUBGROUP_WIDE) == VULKAN_SUBGROUP_REQUIRED) ||
+                       (context->features.cooperative_matrix && way_of(context, VULKAN_SUBGROUP_EXACT) == VULKAN_SUBGROUP_REQUIRED);
   link_chain(&enabled, requires_size, context->features.integer_dot, context->features.cooperative_matrix);
   enabled.size_control.subgroupSizeControl = enabled.size_control.computeFullSubgroups = requires_size;
   enabled.integer_dot.shaderIntegerDotProduct = context->features.integer_dot;

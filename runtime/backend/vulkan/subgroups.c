@@ -9,6 +9,7 @@ static bool can_require(const vulkan_subgroups *subgroups, uint32_t group_thread
 vulkan_subgroup_way bpdq_vulkan_subgroup_way(const vulkan_subgroups *subgroups, vulkan_subgroup_need need, uint32_t group_threads) {
   if (need == VULKAN_SUBGROUP_ANY) return VULKAN_SUBGROUP_NATURAL;
   if (!subgroups->operations) return VULKAN_SUBGROUP_IMPOSSIBLE;
-  if (subgroups->least >= VULKAN_SUBGROUP) return VULKAN_SUBGROUP_NATURAL;
+  if (subgroups->least >= VULKAN_SUBGROUP && (need == VULKAN_SUBGROUP_WIDE || subgroups->usual == VULKAN_SUBGROUP))
+    return VULKAN_SUBGROUP_NATURAL;
   return can_require(subgroups, group_threads) ? VULKAN_SUBGROUP_REQUIRED : VULKAN_SUBGROUP_IMPOSSIBLE;
 }

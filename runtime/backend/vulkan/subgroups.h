@@ -19,8 +19,9 @@ typedef struct vulkan_subgroups {
 
 /* What a shader needs (the shader table says it). */
 typedef enum vulkan_subgroup_need {
-  VULKAN_SUBGROUP_ANY, /* it has no subgroup operation */
-  VULKAN_SUBGROUP_WIDE /* VULKAN_SUBGROUP threads at least */
+  VULKAN_SUBGROUP_ANY,  /* it has no subgroup operation */
+  VULKAN_SUBGROUP_WIDE, /* VULKAN_SUBGROUP threads at least */
+  VULKAN_SUBGROUP_EXACT /* neither more nor fewer: what cooperative matrices share out depends on it */
 } vulkan_subgroup_need;
 
 typedef enum vulkan_subgroup_way {
