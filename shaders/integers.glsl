@@ -1,9 +1,10 @@
 // Inputs of products as integers, 32 neighbouring columns sharing a scale:
 //   int8:  value = scale * q,                q in -127..127
 //   int16: value = scale * (256 hi + lo),    hi and lo signed bytes
-// 8 neighbouring threads make such a group together, 4 columns each. Declare before: shared float reduction[THREADS], and
+// 8 neighbouring threads make such a group together, 4 columns each. Declare before
 //   BYTES, RANGE   bytes per integer; its largest value
-// All threads of a work group must call these functions together.
+// and, without SUBGROUP, shared float reduction[THREADS]: then all threads of a work group must call these functions together. With SUBGROUP
+// it is enough that those 8 do.
 #ifdef SUBGROUP
 float cluster_max(float value) {
   UNROLL for (uint i = 1; i < 8; i <<= 1) value = max(value, subgroupShuffleXor(value, i));

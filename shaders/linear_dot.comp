@@ -229,7 +229,7 @@ void main() {
   uint thread = gl_LocalInvocationIndex, r = thread % 8, slice = thread / 8 % SLICES;
   uint first = gl_WorkGroupID.y * BATCH, count = output_rows();
   place_tiles();
-  // The first weights are under way while the input is prepared, and so is what is needed at the end.
+  // The first weights are under way while the input is copied and summed up, and so is what is needed at the end.
   UNROLL for (uint i = 0; i < AHEAD; i++)
     if (slice + i * SLICES < push.blocks) fetch(i, r, slice + i * SLICES);
   float addends[ROWS * BATCH];

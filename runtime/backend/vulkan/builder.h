@@ -86,9 +86,11 @@ bpdq_status bpdq_vulkan_unsupported(const vulkan_builder *builder, const char *w
 bpdq_status bpdq_vulkan_add_transform(vulkan_builder *builder, const bpdq_op_transform *op, bpdq_error *error);
 bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear *op, bpdq_error *error);
 /* The product behind operation `op`, where it takes the integers of a plain row of `columns` that `op` can write beside `output`; else
- * NULL. And those integers (prepared.glsl, 1 or 2 bytes) as what a dispatch of `op` writes at `slot`, for that product to find. */
+ * NULL. */
 const bpdq_op_linear *bpdq_vulkan_plain_follower(const vulkan_builder *builder, const bpdq_op *op, bpdq_tensor output, int64_t columns);
-void bpdq_vulkan_write_prepared(vulkan_builder *builder, vulkan_dispatch *dispatch, int slot, const bpdq_op_linear *next);
+/* The dispatch writes the input of that product as integers (prepared.glsl) at `slot`; the builder notes it, so that the product is built
+ * to read them. */
+void bpdq_vulkan_prepare_for(vulkan_builder *builder, vulkan_dispatch *dispatch, int slot, const bpdq_op_linear *next);
 vulkan_tuning_key bpdq_vulkan_tuning_key(const bpdq_op_linear *op, bool wide);
 vulkan_dot_variant bpdq_vulkan_usual_for(const bpdq_vulkan *vulkan, const bpdq_op_linear *op, int64_t tokens);
 bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_rope_cache *op, bpdq_error *error);

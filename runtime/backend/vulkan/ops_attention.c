@@ -142,53 +142,52 @@ static const char *attention_shader(const vulkan_context *context, bool rope) {
 }
 
 /* The product behind the attention, where attention can prepare its input: work groups hold whole words of 32 columns. */
-static const bpdq_op_linear *follower(const vulkan_builder *builder, const bpdq_op *op) {
+static const bpdq_op_linear *product_behind(const vulkan_builder *builder, const bpdq_op *op) {
   const bpdq_op_attention *attention = &op->attention;
   if (attention->head_dim % 32 || builder->vulkan->context.limits.bindings < ATTENTION_BINDINGS) return NULL;
   return bpdq_vulkan_plain_follower(builder, op, attention->output, attention->heads * attention->head_dim);
 }
 
 /* Of one row at a time, or few. `rope` NULL: the queries are rotated and the caches written already. */
-static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op *operation, const vulkan_tensor *rope, bpdq_error *error) {
+static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op *operation, const attention_plan *plan, const vulkan_tensor *rope,
+                                 bpdq_error *error) {
   const bpdq_op_attention *op = &operation->attention;
-  const bpdq_op_linear *next = follower(builder, operation);
+  const bpdq_op_linear *next = product_behind(builder, operation);
   uint64_t tokens = (uint64_t)builder->program->max_tokens;
   uint32_t next_bytes = !next ? 0 : builder->program->activations == BPDQ_ACTIVATIONS_16 ? 2 : 1;
-  attention_plan plan;
-  BPDQ_TRY(plan_attention(builder, op, &plan, error));
   vulkan_dispatch dispatch;
-  const uint32_t constants[] = {plan.cut.threads, (uint32_t)op->head_dim, plan.cut.heads, plan.keys->desc.kv_type == BPDQ_KV_Q8,
-                                plan.splits,      plan.cut.merge,         next_bytes};
+  const uint32_t constants[] = {plan->cut.threads, (uint32_t)op->head_dim, plan->cut.heads, plan->keys->desc.kv_type == BPDQ_KV_Q8,
+                                plan->splits,      plan->cut.merge,        next_bytes};
   const char *name = attention_shader(&builder->vulkan->context, rope != NULL);
   BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, name, constants, 7, error));
-  dispatch.grid[0] = (uint32_t)op->kv_heads * plan.cut.chunks;
+  dispatch.grid[0] = (uint32_t)op->kv_heads * plan->cut.chunks;
   dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
-  if (plan.splits) dispatch.grid[2] = plan.splits;
+  if (plan->splits) dispatch.grid[2] = plan->splits;
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
-  bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&plan.qkv->buffer));
-  bpdq_vulkan_write(&dispatch, 2, bpdq_vulkan_whole(&plan.output->buffer));
-  uint64_t partial = tokens * (uint64_t)op->heads * plan.splits * (uint64_t)(op->head_dim + 4) * 4;
+  bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&plan->qkv->buffer));
+  bpdq_vulkan_write(&dispatch, 2, bpdq_vulkan_whole(&plan->output->buffer));
+  uint64_t partial = tokens * (uint64_t)op->heads * plan->splits * (uint64_t)(op->head_dim + 4) * 4;
   bpdq_vulkan_write_scratch(builder, &dispatch, 5, VULKAN_SCRATCH_PARTIAL, partial ? partial : 16);
   bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, tokens * dispatch.grid[0] * 4);
   if (next)
-    bpdq_vulkan_write_prepared(builder, &dispatch, 8, next);
+    bpdq_vulkan_prepare_for(builder, &dispatch, 8, next);
   else if (builder->vulkan->context.limits.bindings >= ATTENTION_BINDINGS)
-    bpdq_vulkan_write(&dispatch, 8, bpdq_vulkan_whole(&plan.output->buffer)); /* never used, but there must be something */
+    bpdq_vulkan_write(&dispatch, 8, bpdq_vulkan_whole(&plan->output->buffer)); /* never used, but there must be something */
   if (rope) {
-    bpdq_vulkan_write(&dispatch, 3, bpdq_vulkan_whole(&plan.keys->buffer));
-    bpdq_vulkan_write(&dispatch, 4, bpdq_vulkan_whole(&plan.values->buffer));
+    bpdq_vulkan_write(&dispatch, 3, bpdq_vulkan_whole(&plan->keys->buffer));
+    bpdq_vulkan_write(&dispatch, 4, bpdq_vulkan_whole(&plan->values->buffer));
     bpdq_vulkan_read(&dispatch, 6, bpdq_vulkan_whole(&rope->buffer));
   } else {
-    bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&plan.keys->buffer));
-    bpdq_vulkan_read(&dispatch, 4, bpdq_vulkan_whole(&plan.values->buffer));
+    bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&plan->keys->buffer));
+    bpdq_vulkan_read(&dispatch, 4, bpdq_vulkan_whole(&plan->values->buffer));
   }
   bpdq_vulkan_push(&dispatch, (uint32_t)op->heads);
   bpdq_vulkan_push(&dispatch, (uint32_t)op->kv_heads);
-  bpdq_vulkan_push(&dispatch, (uint32_t)plan.qkv->desc.columns);
-  bpdq_vulkan_push(&dispatch, (uint32_t)plan.output->desc.columns);
+  bpdq_vulkan_push(&dispatch, (uint32_t)plan->qkv->desc.columns);
+  bpdq_vulkan_push(&dispatch, (uint32_t)plan->output->desc.columns);
   bpdq_vulkan_push(&dispatch, (uint32_t)op->context);
   bpdq_vulkan_push(&dispatch, (uint32_t)tokens);
-  bpdq_vulkan_push(&dispatch, scales_offset(plan.keys));
+  bpdq_vulkan_push(&dispatch, scales_offset(plan->keys));
   bpdq_vulkan_push_float(&dispatch, op->scale);
   bpdq_vulkan_push(&dispatch, next ? (uint32_t)next->weight->blocks : 0);
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
@@ -247,7 +246,7 @@ bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op *op
   bool matrix;
   BPDQ_TRY(plan_attention(builder, op, &plan, error));
   uint32_t rows = builder->program->max_tokens > SPLIT_TOKENS ? tile_rows(builder, op, &plan, &matrix) : 0;
-  return rows ? add_tile(builder, op, &plan, rows, matrix, error) : add_attention(builder, operation, NULL, error);
+  return rows ? add_tile(builder, op, &plan, rows, matrix, error) : add_attention(builder, operation, &plan, NULL, error);
 }
 
 bool bpdq_vulkan_can_fuse_rope(const vulkan_builder *builder, const bpdq_op *first, const bpdq_op *second) {
@@ -262,7 +261,9 @@ bool bpdq_vulkan_can_fuse_rope(const vulkan_builder *builder, const bpdq_op *fir
 bpdq_status bpdq_vulkan_add_rope_attention(vulkan_builder *builder, const bpdq_op *first, const bpdq_op *second, bpdq_error *error) {
   const bpdq_op_rope_cache *rope = &first->rope_cache;
   const vulkan_tensor *qkv, *table;
+  attention_plan plan;
+  BPDQ_TRY(plan_attention(builder, &second->attention, &plan, error));
   BPDQ_TRY(find_table(builder, rope, &table, error));
   BPDQ_TRY(bpdq_vulkan_operand(builder, rope->qkv, BPDQ_TENSOR_F32, 1, (rope->heads + 2 * rope->kv_heads) * rope->head_dim, &qkv, error));
-  return add_attention(builder, second, table, error);
+  return add_attention(builder, second, &plan, table, error);
 }

@@ -211,7 +211,7 @@ static dot_plan try_variant(const vulkan_builder *builder, const product *p, boo
   const bpdq_weight *weight = p->weight;
   int64_t tokens = p->last ? 1 : builder->program->max_tokens;
   dot_plan plan = {.variant = *variant, .batch = 1, .copied = variant->copied && tokens == 1, .wide = wide};
-  uint64_t shared = 64 + variant->threads * 5 + variant->threads / variant->slices * 8;
+  uint64_t shared = 64 + variant->threads * 4 + variant->threads / variant->slices * 8;
   if (plan.copied) shared += (uint64_t)weight->blocks * (wide ? 288 : 160);
   plan.suits = variant->threads <= context->limits.group_threads && shared <= context->limits.shared_bytes &&
                (variant->slices == 1 || variant->slices <= weight->blocks);
@@ -251,13 +251,19 @@ static dot_plan plan_dot(vulkan_builder *builder, const product *p, bool wide) {
   return try_variant(builder, p, wide, &(vulkan_dot_variant){.threads = 128, .slices = 1, .ahead = 1});
 }
 
-/* The operation behind a product, where the product can prepare its results as that one's input; else NULL. */
-static const bpdq_op_linear *follower(const vulkan_builder *builder, const product *p, const dot_plan *plan) {
+/* The product of planes behind operation `op` that takes its output, in a program of one row; else NULL. */
+static const bpdq_op_linear *next_planes_product(const vulkan_builder *builder, const bpdq_op *op, bpdq_tensor output) {
   const bpdq_program *program = builder->program;
-  size_t index = (size_t)(builder->op - program->ops) + 1;
-  if (!p->one || index >= program->count || program->ops[index].kind != BPDQ_OP_LINEAR) return NULL;
+  size_t index = (size_t)(op - program->ops) + 1;
+  if (program->max_tokens != 1 || index >= program->count || program->ops[index].kind != BPDQ_OP_LINEAR) return NULL;
   const bpdq_op_linear *next = &program->ops[index].linear;
-  if (!next->weight || next->weight->kind != BPDQ_WEIGHT_PLANES || next->input != p->op->output) return NULL;
+  return next->input == output && next->weight && next->weight->kind == BPDQ_WEIGHT_PLANES ? next : NULL;
+}
+
+/* The same behind a product, where that one can prepare its results as the input. */
+static const bpdq_op_linear *follower(const vulkan_builder *builder, const product *p, const dot_plan *plan) {
+  const bpdq_op_linear *next = next_planes_product(builder, builder->op, p->op->output);
+  if (!next) return NULL;
   bool gate = next->transform.kind == BPDQ_TRANSFORM_SILU_GATE;
   int64_t columns = gate ? 2 * next->weight->columns : next->weight->columns, tiles = plan->variant.threads / (8 * plan->variant.slices);
   if (p->op->offset != 0 || columns != p->weight->rows || p->weight->piece_count != 1) return NULL;
@@ -316,19 +322,14 @@ static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide,
 }
 
 const bpdq_op_linear *bpdq_vulkan_plain_follower(const vulkan_builder *builder, const bpdq_op *op, bpdq_tensor output, int64_t columns) {
-  const bpdq_program *program = builder->program;
-  size_t index = (size_t)(op - program->ops) + 1;
-  if (program->max_tokens != 1 || program->activations == BPDQ_ACTIVATIONS_F32 || !builder->vulkan->context.features.integer_dot ||
-      index >= program->count || program->ops[index].kind != BPDQ_OP_LINEAR)
-    return NULL;
-  const bpdq_op_linear *next = &program->ops[index].linear;
-  bool takes = next->input == output && next->transform.kind == BPDQ_TRANSFORM_NONE && next->weight &&
-               next->weight->kind == BPDQ_WEIGHT_PLANES && next->weight->columns == columns;
+  if (builder->program->activations == BPDQ_ACTIVATIONS_F32 || !builder->vulkan->context.features.integer_dot) return NULL;
+  const bpdq_op_linear *next = next_planes_product(builder, op, output);
+  if (!next || next->transform.kind != BPDQ_TRANSFORM_NONE || next->weight->columns != columns) return NULL;
   /* Nobody would write zeros to columns that are only there to fill the last group. */
-  return takes && next->weight->blocks * VULKAN_BLOCK_COLUMNS == columns ? next : NULL;
+  return next->weight->blocks * VULKAN_BLOCK_COLUMNS == columns ? next : NULL;
 }
 
-void bpdq_vulkan_write_prepared(vulkan_builder *builder, vulkan_dispatch *dispatch, int slot, const bpdq_op_linear *next) {
+void bpdq_vulkan_prepare_for(vulkan_builder *builder, vulkan_dispatch *dispatch, int slot, const bpdq_op_linear *next) {
   bool wide = builder->program->activations == BPDQ_ACTIVATIONS_16;
   vulkan_scratch scratch = other_prepared(builder);
   bpdq_vulkan_write_scratch(builder, dispatch, slot, scratch, prepared_bytes(next->weight, wide));

@@ -16,7 +16,7 @@ typedef struct bpdq_vulkan {
 
 typedef struct vulkan_tensor {
   bpdq_tensor_desc desc;
-  vulkan_buffer buffer; /* F32, I32: row-major. KV: see attention.glsl */
+  vulkan_buffer buffer; /* F32, I32: row-major. KV: see rope_cache.comp */
   uint64_t bytes;
 } vulkan_tensor;
 
