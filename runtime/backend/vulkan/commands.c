@@ -43,7 +43,14 @@ bpdq_status bpdq_vulkan_commands_end(vulkan_context *context, vulkan_commands *c
 }
 
 bpdq_status bpdq_vulkan_commands_submit(vulkan_context *context, vulkan_commands *commands, bpdq_error *error) {
-  BPDQ_TRY(bpdq_vulkan_submit(context, commands->buffer, commands->fence, error));
+  return bpdq_vulkan_commands_submit_behind(context, VK_NULL_HANDLE, commands, error);
+}
+
+bpdq_status bpdq_vulkan_commands_submit_behind(vulkan_context *context, VkCommandBuffer first, vulkan_commands *commands,
+                                               bpdq_error *error) {
+  const VkCommandBuffer buffers[] = {first, commands->buffer};
+  bool both = first != VK_NULL_HANDLE;
+  BPDQ_TRY(bpdq_vulkan_submit(context, both ? buffers : buffers + 1, both ? 2 : 1, commands->fence, error));
   commands->pending = true;
   return BPDQ_OK;
 }

@@ -19,6 +19,9 @@ void bpdq_vulkan_commands_destroy(vulkan_context *context, vulkan_commands *comm
 bpdq_status bpdq_vulkan_commands_begin(vulkan_context *context, vulkan_commands *commands, bool reusable, bpdq_error *error);
 bpdq_status bpdq_vulkan_commands_end(vulkan_context *context, vulkan_commands *commands, bpdq_error *error);
 bpdq_status bpdq_vulkan_commands_submit(vulkan_context *context, vulkan_commands *commands, bpdq_error *error);
+/* The same in one submission with commands that run before it; `first` may be VK_NULL_HANDLE. */
+bpdq_status bpdq_vulkan_commands_submit_behind(vulkan_context *context, VkCommandBuffer first, vulkan_commands *commands,
+                                               bpdq_error *error);
 bpdq_status bpdq_vulkan_commands_wait(vulkan_context *context, vulkan_commands *commands, bpdq_error *error);
 
 /* All earlier compute and transfer writes become visible to all later compute, transfer and indirect reads; with `host` to the host too. */

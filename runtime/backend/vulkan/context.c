@@ -466,8 +466,9 @@ void bpdq_vulkan_context_destroy(vulkan_context *context) {
 
 /* ---- the queue ---- */
 
-bpdq_status bpdq_vulkan_submit(vulkan_context *context, VkCommandBuffer commands, VkFence fence, bpdq_error *error) {
-  VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = 1, .pCommandBuffers = &commands};
+bpdq_status bpdq_vulkan_submit(vulkan_context *context, const VkCommandBuffer *commands, uint32_t count, VkFence fence, bpdq_error *error) {
+  VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO, .commandBufferCount = count, .pCommandBuffers = commands};
+  atomic_fetch_add(&context->submissions, 1);
   bpdq_mutex_lock(context->queue_mutex);
   if (context->import.lock_queue) context->import.lock_queue(context->import.user);
   VkResult result = context->vk.QueueSubmit(context->queue, 1, &submit, fence);

@@ -47,6 +47,7 @@ typedef struct vulkan_context {
   vulkan_features features;
   bool is_cpu;
   VkDebugUtilsMessengerEXT messenger;
+  atomic_uint submissions; /* so far; tests count them */
   atomic_uint validation_errors;
   bpdq_mutex *validation_mutex; /* guards validation_message */
   char validation_message[768]; /* the first error since the last check */
@@ -62,8 +63,8 @@ bpdq_status bpdq_vulkan_context_create(vulkan_context *context, const bpdq_backe
                                        bpdq_error *error);
 void bpdq_vulkan_context_destroy(vulkan_context *context);
 
-/* Submits one recorded command buffer; `fence` may be VK_NULL_HANDLE. Any thread. */
-bpdq_status bpdq_vulkan_submit(vulkan_context *context, VkCommandBuffer commands, VkFence fence, bpdq_error *error);
+/* Submits `count` recorded command buffers, to run in this order; `fence` may be VK_NULL_HANDLE. Any thread. */
+bpdq_status bpdq_vulkan_submit(vulkan_context *context, const VkCommandBuffer *commands, uint32_t count, VkFence fence, bpdq_error *error);
 /* Waits for a fence and resets it. BPDQ_ERROR_DEVICE when the device is lost or does not answer. */
 bpdq_status bpdq_vulkan_wait(vulkan_context *context, VkFence fence, bpdq_error *error);
 

@@ -26,6 +26,7 @@ typedef struct vulkan_memory {
   vulkan_context *context;
   VkPhysicalDeviceMemoryProperties properties;
   int type_of[VULKAN_MEMORY_KINDS]; /* memory type index */
+  uint64_t largest_shared;          /* bytes of a tensor in SHARED memory */
   uint64_t cap;                     /* bytes of device-local memory; UINT64_MAX: none */
   uint64_t current, peak;           /* bytes of device-local memory allocated, buffers of the kinds DEVICE and SHARED */
   vulkan_block *blocks;

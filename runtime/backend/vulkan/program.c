@@ -229,7 +229,6 @@ static void write_grids(bpdq_executable *executable, int64_t tokens) {
 }
 
 bpdq_status bpdq_vulkan_run(bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
-  vulkan_context *context = &executable->vulkan->context;
   if (run->tokens < 1 || run->tokens > executable->max_tokens)
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "vulkan: %lld tokens in a run of 1 to %lld", (long long)run->tokens,
                      (long long)executable->max_tokens);
@@ -238,6 +237,5 @@ bpdq_status bpdq_vulkan_run(bpdq_executable *executable, const bpdq_run *run, bp
   memcpy(words + RUN_HEADER_WORDS, run->positions, (size_t)run->tokens * 4);
   memcpy(words + RUN_HEADER_WORDS + executable->max_tokens, run->sequences, (size_t)run->tokens * 4);
   write_grids(executable, run->tokens);
-  BPDQ_TRY(bpdq_vulkan_commands_submit(context, &executable->commands, error));
-  return bpdq_vulkan_commands_wait(context, &executable->commands, error);
+  return bpdq_vulkan_state_submit(executable->state, &executable->commands, error);
 }

@@ -6,6 +6,7 @@
 #include "core/checked.h"
 
 #define STAGING_BYTES ((uint64_t)4 << 20)
+#define WRITES_BYTES ((uint64_t)1 << 20) /* rows of a few tokens, which wait for the run; a prompt's are transferred */
 /* Tensors this narrow hold results for the host (top-k values and ids): they live in its cached memory, because the host reads device
  * memory through the bus a few bytes at a time. */
 #define RESULT_COLUMNS 192
@@ -84,8 +85,64 @@ void bpdq_vulkan_state_destroy(bpdq_vulkan *vulkan, bpdq_state *state) {
   bpdq_vulkan_commands_destroy(&vulkan->context, &state->commands);
   for (size_t i = 0; i < state->count; i++) bpdq_vulkan_release(&vulkan->memory, &state->tensors[i].buffer);
   bpdq_vulkan_release(&vulkan->memory, &state->staging);
+  bpdq_vulkan_commands_destroy(&vulkan->context, &state->writes.commands);
+  bpdq_vulkan_release(&vulkan->memory, &state->writes.memory);
   free(state->tensors);
   free(state);
+}
+
+/* ---- writes that wait ---- */
+
+static bpdq_status need_writes(bpdq_state *state, bpdq_error *error) {
+  bpdq_vulkan *vulkan = state->vulkan;
+  vulkan_writes *writes = &state->writes;
+  if (!writes->memory.block)
+    BPDQ_TRY(bpdq_vulkan_allocate(&vulkan->memory, VULKAN_MEMORY_SHARED, WRITES_BYTES, "staging memory", &writes->memory, error));
+  return writes->commands.pool ? BPDQ_OK : bpdq_vulkan_commands_create(&vulkan->context, &writes->commands, error);
+}
+
+/* False where there is no room, or where an earlier write would have to come first: copies have no order among themselves. */
+static bool can_wait(const vulkan_writes *writes, const vulkan_buffer *tensor, uint64_t offset, uint64_t bytes) {
+  if (writes->count == VULKAN_WRITES || bytes > WRITES_BYTES - writes->used) return false;
+  for (size_t i = 0; i < writes->count; i++) {
+    const vulkan_write *other = &writes->waiting[i];
+    uint64_t first = tensor->offset + offset, other_first = other->region.dstOffset;
+    if (other->target == tensor->buffer && first < other_first + other->region.size && other_first < first + bytes) return false;
+  }
+  return true;
+}
+
+static void add_write(vulkan_writes *writes, const vulkan_buffer *tensor, uint64_t offset, uint64_t bytes, const void *data) {
+  memcpy(writes->memory.mapped + writes->used, data, bytes);
+  writes->waiting[writes->count++] = (vulkan_write){tensor->buffer, {writes->memory.offset + writes->used, tensor->offset + offset, bytes}};
+  writes->used += bytes;
+}
+
+static bool is_recorded(const vulkan_writes *writes) {
+  return writes->recorded_count == writes->count && !memcmp(writes->recorded, writes->waiting, writes->count * sizeof *writes->waiting);
+}
+
+/* No barriers: what used the tensors before was waited for, and what uses them next begins with one. */
+static bpdq_status record_writes(vulkan_context *context, vulkan_writes *writes, bpdq_error *error) {
+  writes->recorded_count = 0;
+  BPDQ_TRY(bpdq_vulkan_commands_begin(context, &writes->commands, true, error));
+  for (size_t i = 0; i < writes->count; i++)
+    context->vk.CmdCopyBuffer(writes->commands.buffer, writes->memory.buffer, writes->waiting[i].target, 1, &writes->waiting[i].region);
+  BPDQ_TRY(bpdq_vulkan_commands_end(context, &writes->commands, error));
+  memcpy(writes->recorded, writes->waiting, sizeof writes->recorded);
+  writes->recorded_count = writes->count;
+  return BPDQ_OK;
+}
+
+bpdq_status bpdq_vulkan_state_submit(bpdq_state *state, vulkan_commands *commands, bpdq_error *error) {
+  vulkan_context *context = &state->vulkan->context;
+  vulkan_writes *writes = &state->writes;
+  if (writes->count && !is_recorded(writes)) BPDQ_TRY(record_writes(context, writes, error));
+  VkCommandBuffer first = writes->count ? writes->commands.buffer : VK_NULL_HANDLE;
+  BPDQ_TRY(bpdq_vulkan_commands_submit_behind(context, first, commands, error));
+  writes->count = 0;
+  writes->used = 0;
+  return bpdq_vulkan_commands_wait(context, commands, error);
 }
 
 /* ---- transfers ---- */
@@ -113,8 +170,7 @@ static bpdq_status transfer(bpdq_state *state, const vulkan_buffer *tensor, uint
                             to_device ? tensor->buffer : staging->buffer, 1, &copy);
   bpdq_vulkan_barrier(context, state->commands.buffer, true);
   BPDQ_TRY(bpdq_vulkan_commands_end(context, &state->commands, error));
-  BPDQ_TRY(bpdq_vulkan_commands_submit(context, &state->commands, error));
-  return bpdq_vulkan_commands_wait(context, &state->commands, error);
+  return bpdq_vulkan_state_submit(state, &state->commands, error);
 }
 
 static bpdq_status need_staging(bpdq_state *state, bpdq_error *error) {
@@ -130,6 +186,12 @@ bpdq_status bpdq_vulkan_tensor_write(bpdq_state *state, bpdq_tensor tensor, int6
   /* Runs are waited for, so that nothing on the device uses the tensor now. */
   if (buffer->mapped) {
     memcpy(buffer->mapped + offset, data, bytes);
+    return BPDQ_OK;
+  }
+  if (!bytes) return BPDQ_OK; /* a copy has at least one byte */
+  if (can_wait(&state->writes, buffer, offset, bytes)) {
+    BPDQ_TRY(need_writes(state, error));
+    add_write(&state->writes, buffer, offset, bytes, data);
     return BPDQ_OK;
   }
   BPDQ_TRY(need_staging(state, error));

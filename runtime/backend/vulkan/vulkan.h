@@ -20,12 +20,29 @@ typedef struct vulkan_tensor {
   uint64_t bytes;
 } vulkan_tensor;
 
+/* Small host writes to tensors that are not mapped. They wait in mapped memory for the next submission that uses the state, which copies
+ * them first: a token's row then takes no submission, and no wait, of its own. Devices without resizable BAR need this. */
+#define VULKAN_WRITES 4
+typedef struct vulkan_write {
+  VkBuffer target;
+  VkBufferCopy region;
+} vulkan_write;
+
+typedef struct vulkan_writes {
+  vulkan_buffer memory;     /* made when first needed */
+  vulkan_commands commands; /* the copies of `recorded`, kept: from token to token they are the same */
+  vulkan_write waiting[VULKAN_WRITES], recorded[VULKAN_WRITES];
+  size_t count, recorded_count;
+  uint64_t used; /* bytes of `memory` that waiting writes hold */
+} vulkan_writes;
+
 struct bpdq_state {
   bpdq_vulkan *vulkan;
   vulkan_tensor *tensors;
   size_t count;
   vulkan_commands commands; /* of host transfers */
   vulkan_buffer staging;    /* for tensors that are not mapped; made when first needed */
+  vulkan_writes writes;
 };
 
 /* state.c: backend.h's state_create, state_destroy, tensor_write and tensor_read */
@@ -35,6 +52,8 @@ void bpdq_vulkan_state_destroy(bpdq_vulkan *vulkan, bpdq_state *state);
 bpdq_status bpdq_vulkan_tensor_write(bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, const void *data,
                                      bpdq_error *error);
 bpdq_status bpdq_vulkan_tensor_read(bpdq_state *state, bpdq_tensor tensor, int64_t first, int64_t count, void *data, bpdq_error *error);
+/* Submits commands that use the state's tensors, behind the writes that wait for them, and waits. They begin with a bpdq_vulkan_barrier. */
+bpdq_status bpdq_vulkan_state_submit(bpdq_state *state, vulkan_commands *commands, bpdq_error *error);
 
 /* program.c: compile and run */
 bpdq_status bpdq_vulkan_compile(bpdq_vulkan *vulkan, bpdq_state *state, const bpdq_program *program, bpdq_executable **executable,
