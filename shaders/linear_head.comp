@@ -1,5 +1,5 @@
 #version 460
-// A few tokens times a dense matrix of 8-bit weights (repack_head.comp) by integer dot products. Each work group transforms the row once
+// A row times a dense matrix of 8-bit weights (repack_head.comp) by integer dot products. Each work group transforms the row once
 // and holds it as 16-bit integers with a scale per 32 columns, which is far below the error of the weights; then it takes 2 rows per 32
 // threads after one another, until the matrix ends.
 #extension GL_GOOGLE_include_directive : require
@@ -24,7 +24,7 @@ layout(set = 0, binding = 4) readonly buffer Norm { float norm[]; };
 layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 6) buffer Output { float y[]; };
 #include "linear.glsl"
-const uint LANES = 32, REPEAT = 2;
+const uint REPEAT = 2;
 const uint BYTES = 2;
 const float RANGE = 32512.0; // 127 * 256: the high byte stays in -127..127
 const uint ITEM_COUNT = WORDS * 4;
@@ -41,35 +41,7 @@ void put_item(uint item, Integers of) {
 }
 #include "quantize_row.glsl"
 
-#ifdef SUBGROUP
-float add_lanes(float value) {
-  UNROLL for (uint i = 1; i < LANES; i <<= 1) value += subgroupShuffleXor(value, i);
-  return value;
-}
-#else
-// In lane 0 at least.
-float add_lanes(float value) {
-  uint thread = gl_LocalInvocationIndex;
-  barrier();
-  reduction[thread] = value;
-  barrier();
-  for (uint step = LANES / 2; step > 0; step >>= 1) {
-    if (thread % LANES < step) reduction[thread] += reduction[thread + step];
-    barrier();
-  }
-  return reduction[thread];
-}
-#endif
-
-// 16 columns of a row.
-float product(uvec4 weights, uvec4 high, uvec4 low) {
-  int sum_high = 0, sum_low = 0;
-  UNROLL for (uint i = 0; i < 4; i++) {
-    sum_high += dotPacked4x8EXT(int(weights[i]), int(high[i]));
-    sum_low += dotPacked4x8EXT(int(weights[i]), int(low[i]));
-  }
-  return float(sum_high * 256 + sum_low);
-}
+#include "linear_head.glsl"
 
 void main() {
   uint thread = gl_LocalInvocationIndex, lane = thread % LANES, token = gl_WorkGroupID.y;

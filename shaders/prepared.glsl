@@ -5,9 +5,18 @@
 //   vec2  [4 blocks]                                        scale and sum of a word's dequantized values
 //   float [4 blocks]                                        sum of the squares of a word's values before a norm's weights
 // A norm's 1 / rms is not in the values: whoever multiplies them applies it at the end. Zeros fill the columns past the input's.
+// With PLAIN_ORDER, for linear_head_batch.comp, the packed integers are in the order of the columns, and so are the bytes in them.
 uint prepared_row(uint blocks) { return blocks * (8 * BYTES + 3); } // uvec4
+#ifdef PLAIN_ORDER
+uint packed_at(uint blocks, uint word, uint b) { return 2 * word + b / 4; }
+#else
 uint packed_at(uint blocks, uint word, uint b) { return (2 * (word % 4) + b / 4) * blocks + word / 4; }
-uint scales_at(uint blocks) { return blocks * 8 * BYTES; }          // uvec4
-uint squares_at(uint blocks) { return blocks * (8 * BYTES + 2); }   // uvec4
+#endif
+uint scales_at(uint blocks) { return blocks * 8 * BYTES; }        // uvec4
+uint squares_at(uint blocks) { return blocks * (8 * BYTES + 2); } // uvec4
 // Column of value j of an item, which is byte item % 8 of word item / 8.
+#ifdef PLAIN_ORDER
+uint column_of(uint item, uint j) { return 4 * item + j; }
+#else
 uint column_of(uint item, uint j) { return item / 8 * 32 + item % 8 + 8 * j; }
+#endif

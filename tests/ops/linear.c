@@ -215,6 +215,34 @@ static void model_like(suite *s) {
   }
 }
 
+/* The output head for one sequence and for batches, of every number of rows that a backend may take together. A backend that stores only
+ * large heads in 8 bits can be made to store these so (BPDQ_VULKAN_SMALL_HEADS). */
+static void heads(suite *s) {
+  suite_section(s, "linear: heads");
+  static const struct { int64_t rows, columns; } shapes[] = {{1003, 256}, {37, 40}, {70, 777}, {515, 1100}, {21, 130}, {130, 33}};
+  int index = 0;
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+    for (int64_t tokens = 1; tokens <= 8; tokens++, index++) {
+      if (s->quick && index % 3 == 2) continue;
+      linear_case c = {.kind = BPDQ_WEIGHT_DENSE,
+                       .rows = {shapes[i].rows},
+                       .columns = shapes[i].columns,
+                       .group = 64,
+                       .type = index % 3 ? BPDQ_BF16 : BPDQ_F32,
+                       .tokens = tokens,
+                       .max_tokens = tokens + index % 2,
+                       .transform = (bpdq_transform_kind)((index + 1) % 3),
+                       .bias = index % 4 == 1,
+                       .accumulate = index % 5 == 2,
+                       .last = index % 7 == 6,
+                       .head = true,
+                       .offset = index % 3,
+                       .slack = index % 2,
+                       .activations = all_activations[1 + index % 2]};
+      run_linear(s, &c, 9900 + (uint64_t)index);
+    }
+}
+
 /* Real shapes: long K, many rows, and a batch that fills a prefill tile. */
 static void large_shapes(suite *s) {
   suite_section(s, "linear: large");
@@ -424,6 +452,7 @@ void suite_linear(suite *s) {
   sweep_formats(s);
   sweep_shapes(s);
   model_like(s);
+  heads(s);
   large_shapes(s);
   batches(s);
   gated_pairs(s);

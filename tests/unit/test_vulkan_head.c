@@ -1,5 +1,5 @@
 /* A large output head on the Vulkan backend: stored in 8 bits, cut into pieces where the device sees little at once, and near lossless for
- * one row and for many. */
+ * one row and for many. The rows of a batch, which share a reading of the weights, must get what each gets alone. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -81,7 +81,95 @@ static void head_in_8_bits(void **unused) {
   free(w);
 }
 
+#define BATCH 8
+
+typedef struct small_head {
+  int64_t rows, columns;
+  bpdq_transform_kind transform;
+} small_head;
+
+/* Logits [BATCH, rows] of the rows of x, in runs of `batch` and a rest. */
+static void run_batches(bpdq_backend *backend, const small_head *s, const bpdq_weight *weight, const bpdq_weight *norm, const float *x,
+                        int64_t batch, float *logits) {
+  bpdq_error error = {0};
+  int64_t width = s->columns * (s->transform == BPDQ_TRANSFORM_SILU_GATE ? 2 : 1);
+  bpdq_tensor_desc tensors[2] = {{.kind = BPDQ_TENSOR_F32, .rows = batch, .columns = width},
+                                 {.kind = BPDQ_TENSOR_F32, .rows = batch, .columns = s->rows}};
+  bpdq_state *state = NULL;
+  bpdq_executable *executable = NULL;
+  check(backend->state_create(backend, tensors, 2, &state, &error), &error);
+  bpdq_op op = {.kind = BPDQ_OP_LINEAR, .name = "head"};
+  op.linear = (bpdq_op_linear){.input = 0, .output = 1, .weight = weight, .transform = {s->transform, norm, 1e-5f}};
+  bpdq_program program = {&op, 1, batch, BPDQ_ACTIVATIONS_8};
+  check(backend->compile(backend, state, &program, &executable, &error), &error);
+  static const int32_t zeros[BATCH];
+  for (int64_t done = 0; done < BATCH; done += batch) {
+    int64_t tokens = BATCH - done < batch ? BATCH - done : batch;
+    check(backend->tensor_write(state, 0, 0, tokens * width, x + done * width, &error), &error);
+    check(backend->run(executable, &(bpdq_run){tokens, zeros, zeros}, &error), &error);
+    check(backend->tensor_read(state, 1, 0, tokens * s->rows, logits + done * s->rows, &error), &error);
+  }
+  backend->executable_destroy(backend, executable);
+  backend->state_destroy(backend, state);
+}
+
+static void check_batches(bpdq_backend *backend, const small_head *s) {
+  bpdq_error error = {0};
+  uint32_t seed = 29;
+  int64_t width = s->columns * (s->transform == BPDQ_TRANSFORM_SILU_GATE ? 2 : 1);
+  float *w = malloc((size_t)(s->rows * s->columns) * sizeof *w), *norm_values = malloc((size_t)s->columns * sizeof *norm_values);
+  float *x = malloc((size_t)(BATCH * width) * sizeof *x), *alone = malloc((size_t)(BATCH * s->rows) * sizeof *alone);
+  float *together = malloc((size_t)(BATCH * s->rows) * sizeof *together);
+  for (int64_t i = 0; i < s->rows * s->columns; i++) w[i] = uniform(&seed);
+  for (int64_t i = 0; i < s->columns; i++) norm_values[i] = 1 + 0.3f * uniform(&seed);
+  for (int64_t t = 0; t < BATCH; t++) /* each row has another 1 / rms */
+    for (int64_t i = 0; i < width; i++) x[t * width + i] = (float)(t + 1) * uniform(&seed);
+  bpdq_weight_part part = {s->rows, w, BPDQ_F32, NULL, BPDQ_F32}, norm_part = {s->columns, norm_values, BPDQ_F32, NULL, BPDQ_F32};
+  bpdq_weight_desc desc = {BPDQ_WEIGHT_DENSE, "lm_head", s->columns, 0, 0, &part, 1, true, true};
+  bpdq_weight_desc norm_desc = {BPDQ_WEIGHT_VECTOR, "norm", 1, 0, 0, &norm_part, 1, true, false};
+  bpdq_weight *weight = NULL, *norm = NULL;
+  check(backend->weight_create(backend, &desc, &weight, &error), &error);
+  check(backend->weight_create(backend, &norm_desc, &norm, &error), &error);
+  check(backend->weights_flush(backend, &error), &error);
+  int64_t row_bytes = (s->columns + 63) / 64 * 64;
+  assert_int_equal(backend->weight_bytes(weight), (s->rows + 7) / 8 * 8 * (row_bytes + row_bytes / 16)); /* 8 bits and their scales */
+  run_batches(backend, s, weight, norm, x, 1, alone);
+  for (int64_t batch = 2; batch <= BATCH; batch++) {
+    run_batches(backend, s, weight, norm, x, batch, together);
+    for (int64_t t = 0; t < BATCH; t++) {
+      double wrong = 0, right = 0;
+      for (int64_t n = t * s->rows; n < (t + 1) * s->rows; n++) {
+        wrong += pow((double)together[n] - alone[n], 2);
+        right += pow(alone[n], 2);
+      }
+      if (!(right > 0 && sqrt(wrong / right) < 1e-5))
+        fail_msg("[%d, %d], row %d in batches of %d: relative error %g", (int)s->rows, (int)s->columns, (int)t, (int)batch,
+                 sqrt(wrong / right));
+    }
+  }
+  backend->weight_destroy(backend, weight);
+  backend->weight_destroy(backend, norm);
+  free(w);
+  free(norm_values);
+  free(x);
+  free(alone);
+  free(together);
+}
+
+/* Columns that end within a word, a group of scales, a block of 128 and at none; rows beside those of a work group and below them. */
+static void batches_agree_with_single_rows(void **unused) {
+  (void)unused;
+  static const small_head shapes[] = {{70, 33, BPDQ_TRANSFORM_RMS_NORM},     {37, 256, BPDQ_TRANSFORM_NONE},
+                                      {1003, 777, BPDQ_TRANSFORM_RMS_NORM},  {1, 130, BPDQ_TRANSFORM_RMS_NORM},
+                                      {129, 1100, BPDQ_TRANSFORM_SILU_GATE}, {64, 2112, BPDQ_TRANSFORM_RMS_NORM}};
+  setenv("BPDQ_VULKAN_SMALL_HEADS", "1", 1);
+  bpdq_backend *backend = first_vulkan_device();
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check_batches(backend, &shapes[i]);
+  backend->destroy(backend);
+  unsetenv("BPDQ_VULKAN_SMALL_HEADS");
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(head_in_8_bits)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(head_in_8_bits), cmocka_unit_test(batches_agree_with_single_rows)};
   return cmocka_run_group_tests_name("vulkan head", tests, NULL, NULL);
 }

@@ -73,7 +73,8 @@ static bpdq_status choose_types(vulkan_memory *memory, bpdq_error *error) {
 static uint64_t largest_shared(const vulkan_memory *memory) {
   const VkMemoryType *type = &memory->properties.memoryTypes[memory->type_of[VULKAN_MEMORY_SHARED]];
   /* Tests let any device keep its tensors where the host does not see them. */
-  if (!(type->propertyFlags & VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT) || getenv("BPDQ_VULKAN_UNMAPPED")) return 0;
+  if (!(type->propertyFlags & VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT) || bpdq_vulkan_switch("BPDQ_VULKAN_UNMAPPED") == VULKAN_SWITCH_ON)
+    return 0;
   return memory->properties.memoryHeaps[type->heapIndex].size >= WIDE_WINDOW ? WIDE_TENSOR : WINDOW_TENSOR;
 }
 

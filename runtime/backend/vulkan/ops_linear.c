@@ -15,8 +15,10 @@
 #define INT8_HEAD_REPEAT 2 /* linear_head.comp */
 #define INT8_HEAD_THREADS 512
 #define INT8_HEAD_GROUPS 396 /* about what a large device holds */
-#define TILE 64              /* rows and tokens of linear_tile.comp */
-#define MATRIX_TILE 128      /* rows and tokens of linear_matrix.comp */
+#define INT8_HEAD_BATCH 8    /* linear_head_batch.comp */
+#define INT8_HEAD_BATCH_REPEAT 4
+#define TILE 64         /* rows and tokens of linear_tile.comp */
+#define MATRIX_TILE 128 /* rows and tokens of linear_matrix.comp */
 #define MATRIX_DEPTH 64
 #define MATRIX_THREADS 256
 #define MATRIX_LEAST_STEPS 8 /* of a work group */
@@ -118,11 +120,11 @@ static bpdq_status add_dense_vector(vulkan_builder *builder, const product *p, b
   return BPDQ_OK;
 }
 
-/* The 8-bit head by integer dot products. False where the row does not fit into shared memory. */
+/* The 8-bit head by integer dot products, one row at a time. False where the row does not fit into shared memory. */
 static bool head_fits(const vulkan_builder *builder, const bpdq_weight *weight) {
   const vulkan_context *context = &builder->vulkan->context;
   uint64_t words = (uint64_t)weight->row_bytes / 16, shared = words * (32 + 2) + INT8_HEAD_THREADS * 5 + 64;
-  return weight->number == VULKAN_NUMBER_INT8 && context->features.integer_dot && shared <= context->limits.shared_bytes;
+  return shared <= context->limits.shared_bytes;
 }
 
 static bpdq_status add_head(vulkan_builder *builder, const product *p, bpdq_error *error) {
@@ -148,7 +150,7 @@ static bpdq_status add_head(vulkan_builder *builder, const product *p, bpdq_erro
 
 /* ---- inputs as integers (prepared.glsl) ---- */
 
-static uint64_t prepared_bytes(const bpdq_weight *weight, bool wide) { return (uint64_t)weight->blocks * (wide ? 304 : 176); }
+static uint64_t prepared_bytes(int64_t blocks, bool wide) { return (uint64_t)blocks * (wide ? 304 : 176); }
 
 /* Of the two memories for prepared inputs, the one that does not hold the latest. */
 static vulkan_scratch other_prepared(const vulkan_builder *builder) {
@@ -165,21 +167,23 @@ static bool is_prepared(const vulkan_builder *builder, const product *p) {
   return prepared->valid && prepared->tensor == p->op->input && prepared->kind == p->transform && prepared->norm == p->op->transform.norm;
 }
 
-static bpdq_status add_quantize(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
+/* `shader`: "quantize", or "quantize_plain" in the order of the columns; a row has `blocks` of 128 columns. */
+static bpdq_status add_quantize(vulkan_builder *builder, const product *p, const char *shader, int64_t blocks, bool wide,
+                                bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
   vulkan_scratch scratch = other_prepared(builder);
   const uint32_t constants[] = {QUANTIZE_THREADS, p->transform, wide ? 2 : 1};
   vulkan_dispatch dispatch;
-  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "quantize", constants, 3, error));
+  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, shader, constants, 3, error));
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
   bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&p->input->buffer));
   bpdq_vulkan_read(&dispatch, 2, p->norm);
-  bpdq_vulkan_write_scratch(builder, &dispatch, 3, scratch, (uint64_t)builder->program->max_tokens * prepared_bytes(weight, wide));
+  bpdq_vulkan_write_scratch(builder, &dispatch, 3, scratch, (uint64_t)builder->program->max_tokens * prepared_bytes(blocks, wide));
   bpdq_vulkan_push(&dispatch, (uint32_t)weight->columns);
-  bpdq_vulkan_push(&dispatch, (uint32_t)weight->blocks);
+  bpdq_vulkan_push(&dispatch, (uint32_t)blocks);
   bpdq_vulkan_push(&dispatch, (uint32_t)p->input->desc.columns);
   bpdq_vulkan_push(&dispatch, p->last);
-  dispatch.grid[0] = (uint32_t)bpdq_ceil_div((uint64_t)weight->blocks * (VULKAN_BLOCK_COLUMNS / 4), QUANTIZE_THREADS);
+  dispatch.grid[0] = (uint32_t)bpdq_ceil_div((uint64_t)blocks * (VULKAN_BLOCK_COLUMNS / 4), QUANTIZE_THREADS);
   if (!p->last) dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
   BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   note_prepared(builder, p->op, scratch);
@@ -279,7 +283,7 @@ static void bind_next(vulkan_builder *builder, vulkan_dispatch *dispatch, const 
   bool gate = next->transform.kind == BPDQ_TRANSFORM_SILU_GATE;
   uint32_t covered = plan->variant.threads / plan->variant.slices;
   if (!gate) bpdq_vulkan_read(dispatch, 4, bpdq_vulkan_whole(&next->transform.norm->vector));
-  bpdq_vulkan_write_scratch(builder, dispatch, 7, other_prepared(builder), prepared_bytes(weight, plan->wide));
+  bpdq_vulkan_write_scratch(builder, dispatch, 7, other_prepared(builder), prepared_bytes(weight->blocks, plan->wide));
   bpdq_vulkan_push(dispatch, (uint32_t)weight->blocks);
   dispatch->grid[0] = (uint32_t)bpdq_ceil_div((uint64_t)weight->blocks * VULKAN_BLOCK_COLUMNS, covered);
 }
@@ -301,7 +305,7 @@ static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide,
                                 plan.batch,
                                 plan.variant.ahead,
                                 next ? next->transform.kind : BPDQ_TRANSFORM_NONE};
-  if (!is_prepared(builder, p)) BPDQ_TRY(add_quantize(builder, p, wide, error));
+  if (!is_prepared(builder, p)) BPDQ_TRY(add_quantize(builder, p, "quantize", weight->blocks, wide, error));
   for (int i = 0; i < weight->piece_count; i++) {
     const vulkan_piece *piece = &weight->pieces[i];
     vulkan_dispatch dispatch;
@@ -332,8 +336,30 @@ const bpdq_op_linear *bpdq_vulkan_plain_follower(const vulkan_builder *builder, 
 void bpdq_vulkan_prepare_for(vulkan_builder *builder, vulkan_dispatch *dispatch, int slot, const bpdq_op_linear *next) {
   bool wide = builder->program->activations == BPDQ_ACTIVATIONS_16;
   vulkan_scratch scratch = other_prepared(builder);
-  bpdq_vulkan_write_scratch(builder, dispatch, slot, scratch, prepared_bytes(next->weight, wide));
+  bpdq_vulkan_write_scratch(builder, dispatch, slot, scratch, prepared_bytes(next->weight->blocks, wide));
   note_prepared(builder, next, scratch);
+}
+
+/* The 8-bit head for the rows of a batch, which share a reading of the weights. */
+static bpdq_status add_head_batch(vulkan_builder *builder, const product *p, bpdq_error *error) {
+  const bpdq_weight *weight = p->weight;
+  bool subgroup = builder->vulkan->context.features.subgroup;
+  int64_t blocks = (int64_t)bpdq_ceil_div((uint64_t)weight->row_bytes, VULKAN_BLOCK_COLUMNS);
+  uint32_t batch = 2;
+  while (batch < builder->program->max_tokens && batch < INT8_HEAD_BATCH) batch *= 2;
+  const uint32_t constants[] = {VECTOR_THREADS, (uint32_t)(weight->row_bytes / 16), p->transform, batch};
+  BPDQ_TRY(add_quantize(builder, p, "quantize_plain", blocks, true, error));
+  builder->prepared.valid = false; /* other products want another order */
+  for (int i = 0; i < weight->piece_count; i++) {
+    vulkan_dispatch dispatch;
+    BPDQ_TRY(
+        bpdq_vulkan_dispatch_start(builder, &dispatch, subgroup ? "linear_head_batch_subgroup" : "linear_head_batch", constants, 4, error));
+    bind_common(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
+    bpdq_vulkan_read_scratch(&dispatch, 3, builder->prepared.scratch);
+    set_grid(&dispatch, p, &weight->pieces[i], VECTOR_THREADS / 32 * INT8_HEAD_BATCH_REPEAT, batch);
+    BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
+  }
+  return BPDQ_OK;
 }
 
 /* ---- many tokens ---- */
@@ -395,8 +421,10 @@ bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear
     return matrix ? add_matrix(builder, &p, error) : add_tile(builder, &p, error);
   }
   if (p.weight->kind == BPDQ_WEIGHT_DENSE) {
-    bool integers = activations != BPDQ_ACTIVATIONS_F32 && head_fits(builder, p.weight);
-    return integers ? add_head(builder, &p, error) : add_dense_vector(builder, &p, error);
+    bool integers =
+        activations != BPDQ_ACTIVATIONS_F32 && p.weight->number == VULKAN_NUMBER_INT8 && builder->vulkan->context.features.integer_dot;
+    if (integers && !p.last && !p.one) return add_head_batch(builder, &p, error);
+    return integers && head_fits(builder, p.weight) ? add_head(builder, &p, error) : add_dense_vector(builder, &p, error);
   }
   if (activations != BPDQ_ACTIVATIONS_F32 && builder->vulkan->context.features.integer_dot)
     return add_dot(builder, &p, activations == BPDQ_ACTIVATIONS_16, error);
