@@ -36,7 +36,8 @@ typedef struct asked {
 static const asked integer_dot_questions[] = {{BPDQ_ACTIVATIONS_8, 1, true, false, 4e-2},
                                               {BPDQ_ACTIVATIONS_16, 1, false, false, 4e-3},
                                               {BPDQ_ACTIVATIONS_8, 2, true, false, 4e-2},
-                                              {BPDQ_ACTIVATIONS_16, 1, true, true, 2e-2}};
+                                              {BPDQ_ACTIVATIONS_16, 1, true, true, 2e-2},
+                                              {BPDQ_ACTIVATIONS_16, 2, true, true, 2e-2}};
 static const asked matrix_question = {BPDQ_ACTIVATIONS_16, TOKENS, false, false, 4e-3};
 
 static uint32_t next_random(uint32_t *seed) {
