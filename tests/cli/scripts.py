@@ -1,9 +1,12 @@
-"""The scripts that draw, compare and measure: plot-report and compare-methods on the small model, bench and bench-load on tiny ones."""
+"""The scripts that draw, compare and measure: plot-report and compare-methods on the small model, bench and bench-load on tiny ones, and what
+sm86-report makes of a small piece of machine code."""
 
 import csv
 import os
 import subprocess
+import struct
 import sys
+import types
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -11,6 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent / "lib"))
 from cli import BPDQ, MODEL, SHARED, TIMEOUT, Checks, bpdq, environment, scratch  # noqa: E402
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS / "sm86"))
+import card  # noqa: E402
+import sass  # noqa: E402
+import warp  # noqa: E402
+
+DISASSEMBLY = Path(__file__).resolve().parents[1] / "data" / "sm86-loop.sass"
 
 
 def script(name, *words, env=None):
@@ -134,6 +143,44 @@ def bench(checks, folder):
     checks.that(wrong.returncode == 2 and "'huge' is none of tiny" in wrong.stderr, f"bench --shapes: {wrong.stderr}")
 
 
+def refusal(action):
+    try:
+        action()
+    except sass.Unreadable as problem:
+        return str(problem)
+    return ""
+
+
+def sm86_report(checks, folder):
+    """Two warps of which 40 lanes read 16 bytes in each of five turns; the last eight lanes' warp has lost the others."""
+    text = DISASSEMBLY.read_text()
+    code = sass.parse_functions(text)["_Z4loopiiPK5uint4"]
+    checks.that(len(code) == 16 and code[4].guard == "P0" and code[6].operands == ("R8", "[R4.64]"), f"sm86-report: instructions {code}")
+    checks.that(sass.loops(code) == [(0x60, 0xC0)], f"sm86-report: loops {sass.loops(code)}")
+    launch = types.SimpleNamespace(grid=(1, 1, 1), threads=64, parameters=struct.pack("<iiQ", 40, 5, 1 << 40))
+    block = warp.Block("loop", warp.Program(code), launch, (0, 0, 0), {}, None).run()
+    once, turns = 6 + 1, 5 * 7
+    checks.that([each.executed for each in block.warps] == [once + turns] * 2, f"sm86-report: executed {[each.executed for each in block.warps]}")
+    checks.that(block.streamed == 40 * 16 * 5, f"sm86-report: {block.streamed} bytes streamed")
+    checks.that(block.pipes["tensor"] == 10 and block.pipes["alu"] == 2 * (1 + 3 * 5), f"sm86-report: pipes {block.pipes}")
+    checks.that(max(block.most_flying) == 512, f"sm86-report: {block.most_flying} bytes in flight")
+    changed = sass.parse_functions(text.replace("R2, c[0x0][0x164]", "R8, c[0x0][0x164]"))["_Z4loopiiPK5uint4"]
+    follow = lambda: warp.Block("loop", warp.Program(changed), launch, (0, 0, 0), {}, None).run()  # noqa: E731
+    checks.that("depends on a number that is not known" in refusal(follow), "sm86-report: a branch on memory's contents is guessed")
+    newer = sass.parse_functions(text.replace("BMMA.168128.AND.POPC", "HGMMA.64x8x16.F32"))["_Z4loopiiPK5uint4"]
+    checks.that("HGMMA" in refusal(lambda: warp.Program(newer)), "sm86-report: an instruction that it does not know")
+    checks.that("no function" in refusal(lambda: sass.parse_functions("nothing")), "sm86-report: text without functions")
+    resources = sass.parse_resources(" Function _Z1k:\n  REG:64 STACK:8 SHARED:1028 LOCAL:0 CONSTANT[0]:488\n")
+    checks.that(resources == {"_Z1k": sass.Resources(64, 8, 1028)}, f"sm86-report: resources {resources}")
+    for registers, shared, threads, blocks, limit in (
+        (64, 1028, 256, 4, "registers"), (72, 36000, 448, 2, "registers"), (32, 0, 1024, 1, "warps"), (16, 0, 32, 16, "blocks"), (128, 74752, 128, 1, "shared memory")
+    ):  # fmt: skip
+        fits = card.occupancy(registers, shared, threads)
+        checks.that((fits.blocks, fits.limit) == (blocks, limit), f"sm86-report: {registers} registers, {shared} bytes, {threads} threads: {fits}")
+    refused = script("sm86-report", "--toolkit", folder / "no-toolkit", "--work", folder / "work")
+    checks.that(refused.returncode == 1 and "nvcc not found" in refused.stderr and "Traceback" not in refused.stderr, f"sm86-report: {refused.stderr}")
+
+
 def main():
     checks = Checks()
     with scratch() as name:
@@ -141,6 +188,7 @@ def main():
         compare_methods(checks, Path(name))
         bench_load(checks, Path(name))
         bench(checks, Path(name))
+        sm86_report(checks, Path(name))
     checks.finish()
 
 
