@@ -277,7 +277,7 @@ int main(int count, char **words) {
   for (int planes = 1; planes <= 4; planes++)
     for (const shape &s : shapes) batch(s, planes, 128, 8);
   for (const shape &s : shapes) batch(s, 2, 128, 16);
-  for (int planes = 1; planes <= 4; planes++) exact(shapes[2], planes, 128);
+  for (int planes : {1, 2, 3, 4, 8}) exact(shapes[2], planes, 128);
   dense_head(BPDQ_CUDA_Q8, 1);
   dense_head(BPDQ_CUDA_Q8, 8);
   dense_head(BPDQ_CUDA_BF16, 1);

@@ -119,8 +119,8 @@ HEAD = """# RTX 3090 (sm_86) without the card
 
 Made by `scripts/sm86-report` with nvcc {version} from {commit}; every figure here is of that run. No such card was measured: the times and shares are
 predictions. The kernels are compiled for sm_86, the backend's own code chooses the launches for {multiprocessors} multiprocessors, and the blocks of each launch are
-followed through their machine code, warp by warp with the launch's real arguments, so that executed instructions are counted and not estimated: of a row
-of blocks the first, the second, the last and where the count changes. Coefficients are bf16. Where a kernel streams its weights (`__ldcs`), the bytes that its blocks
+followed through their machine code, warp by warp with the launch's real arguments, so that executed instructions are counted and not estimated: of
+more than 32 blocks in a row the first, the second, the last and where the count changes. Coefficients are bf16. Where a kernel streams its weights (`__ldcs`), the bytes that its blocks
 requested are compared with the weights' bytes; a difference, an unknown instruction or a branch whose way is not known ends the run. So what stands
 here uses no instruction that the script has no sm_86 rate for.
 
