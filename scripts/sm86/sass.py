@@ -65,7 +65,7 @@ def parse_parameters(text):
 
 
 def loops(instructions):
-    """(first address, address of the branch back) of every backward branch that a condition guards, the innermost ones first."""
+    """(first address, address of the branch back) of every backward branch, the shortest way first."""
     found = []
     for one in instructions:
         if one.opcode.split(".")[0] == "BRA" and one.operands and one.operands[-1].startswith("0x"):

@@ -1,5 +1,7 @@
 """The report's text: docs/benchmarks/sm86.md and .csv."""
 
+import textwrap
+
 import card
 
 
@@ -9,6 +11,18 @@ def line(row):
         f"{row.resources.registers} registers, {row.occupancy.blocks} x {row.launch.threads // 32} warps, {row.total} warp instructions, "
         f"{row.per_weight:.3f} a {row.launch.unit}; µs: {pipes}; {row.predicted * 1e6:.1f} predicted, {100 * row.share:.0f}%"
     )
+
+
+def wrapped(text):
+    """Paragraphs and points at the width of the other documents; tables and headings as they are."""
+    lines = []
+    for line_of_text in text.split("\n"):
+        if line_of_text.startswith(("|", "#")) or len(line_of_text) <= 150:
+            lines.append(line_of_text)
+        else:
+            indent = "  " if line_of_text.startswith("- ") else ""
+            lines += textwrap.wrap(line_of_text, 150, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def percent(value):
@@ -84,7 +98,7 @@ def arithmetic(row):
         "",
         f"- Occupancy: {row.resources.registers} registers x 32 lanes are {number(per_warp)} for a warp (units of 256), so each scheduler's 16,384 hold "
         f"{16384 // per_warp} and a multiprocessor {4 * (16384 // per_warp)} warps; {row.resources.shared + launch.dynamic:,} bytes of shared memory and "
-        f"1,024 reserved for each block fit 102,400 often enough. {row.occupancy.blocks} blocks ({row.occupancy.limit} limits), {row.occupancy.warps} of 48 warps.",
+        f"1,024 reserved for each block have 102,400. {row.occupancy.blocks} blocks (limited by {row.occupancy.limit}), {row.occupancy.warps} of 48 warps.",
         f"- Executed: {number(row.total)} warp instructions, x 32 lanes / {number(launch.weights)} weights = {row.per_weight:.3f} per weight; "
         f"{percent(row.loop_share)} of them in the main loop. The blocks streamed {number(launch.streamed)} bytes, which is what the weights have.",
         f"- The fullest multiprocessor executes {number(issued)}: " + ", ".join(f"{name} {number(pipes[name])}" for name in sorted(pipes, key=pipes.get, reverse=True)) + ".",
@@ -93,7 +107,7 @@ def arithmetic(row):
         f"({number(pipes.get('fma', 0))} + {number(pipes.get('imad', 0))}) x 32 / 128 and {number(pipes.get('imad', 0))} x 32 / 64 = {limits.fma * 1e6:.2f} µs. "
         f"Loads, stores, shuffles: {number(pipes.get('lsu', 0))} x 32 / 32 = {limits.lsu * 1e6:.2f} µs.",
         f"- Tensor cores: {number(pipes.get(tensor, 0))} instructions, {limits.tensor * 1e6:.2f} µs.",
-        f"- Chain: {row.waves} turns of blocks x ({number(row.longest)} instructions x {card.CHAIN_CYCLES} cycles / {mhz} + {card.MEMORY_LATENCY * 1e6:.1f} µs) = {limits.chain * 1e6:.2f} µs.",
+        f"- Chain: {row.waves} turn{'s' if row.waves > 1 else ''} of blocks x ({number(row.longest)} instructions x {card.CHAIN_CYCLES} cycles / {mhz} + {card.MEMORY_LATENCY * 1e6:.1f} µs) = {limits.chain * 1e6:.2f} µs.",
         f"- Bytes: {number(launch.bytes)} / 936 GB/s = {launch.bytes / card.BANDWIDTH * 1e6:.2f} µs; at {percent(card.READ_SHARE)} of that {limits.bytes * 1e6:.2f} µs.",
         f"- In flight at most: {number(row.flying)} bytes per multiprocessor; 936 GB/s over {card.MULTIPROCESSORS} of them with {card.MEMORY_LATENCY * 1e6:.1f} µs of latency need "
         f"{number(card.BANDWIDTH * card.MEMORY_LATENCY / card.MULTIPROCESSORS)}.",
@@ -107,35 +121,42 @@ def spilled(rows):
     seen = {}
     for row in rows:
         if row.resources.stack or row.spills:
-            seen.setdefault(f"{row.launch.kernel}, {row.launch.format}", (row.resources.stack, row.spills))
+            seen.setdefault((row.launch.kernel, row.launch.format, row.resources.stack), row.spills)
     if not seen:
         return "No kernel above has a stack or executes a load or store of local memory."
     return "Stack of a thread, and share of the executed instructions that load or store it: " + "; ".join(
-        f"{name}: {stack} B, {100 * share:.1f}%" for name, (stack, share) in seen.items()
+        f"{kernel}, {form}: {stack} B, {100 * share:.1f}%" for (kernel, form, stack), share in seen.items()
     ) + ". Nothing else has a stack or touches local memory."  # fmt: skip
 
 
 HEAD = """# RTX 3090 (sm_86) without the card
 
-Made by `scripts/sm86-report` with nvcc {version} from {commit}; every figure here is of that run. No such card was measured: the times and shares are
-predictions. The kernels are compiled for sm_86, the backend's own code chooses the launches for {multiprocessors} multiprocessors, and the blocks of each launch are
-followed through their machine code, warp by warp with the launch's real arguments, so that executed instructions are counted and not estimated: of
-more than 32 blocks in a row the first, the second, the last and where the count changes. Coefficients are bf16. Where a kernel streams its weights (`__ldcs`), the bytes that its blocks
-requested are compared with the weights' bytes; a difference, an unknown instruction or a branch whose way is not known ends the run. So what stands
-here uses no instruction that the script has no sm_86 rate for.
+Made by `scripts/sm86-report` with nvcc {version} from {commit}; every figure here is of that run. No such card was measured: the times
+and shares are predictions. The kernels are compiled for sm_86, the backend's own code chooses the launches for {multiprocessors}
+multiprocessors, and the blocks of each launch are followed through their machine code, warp by warp with the launch's real arguments, so
+that executed instructions are counted and not estimated: of more than 32 blocks in a row the first, the second, the last and where the
+count changes. Coefficients are bf16. Where a kernel streams its weights (`__ldcs`), the bytes that its blocks requested are compared with
+the weights' bytes; a difference, an unknown instruction or a branch whose way is not known ends the run. So what stands here uses no
+instruction that the script has no sm_86 rate for.
 
-What the limits are, as shares of the time that the launch's bytes take at 936 GB/s (100%: as long as the bytes), for the multiprocessor that has most to do:
+What the limits are, as shares of the time that the launch's bytes take at 936 GB/s (100%: as long as the bytes), for the multiprocessor
+that has most to do:
 
-- issue: 4 warp instructions per cycle at {clock:.3f} GHz. ALU: 64 lanes per cycle. f32: 128, of which integer multiplication (IMAD) has 64. Loads, stores and
-  shuffles: 32 lanes, 128 bytes of shared memory, bank conflicts left out. Conversions and special functions: 16. (CUDA C++ Programming Guide, throughput of native
-  arithmetic instructions, 8.6; which instruction takes which pipe: `scripts/sm86/sass.py`.)
-- tensor: cycles of a multiprocessor for one instruction: HMMA.16816 with f32 sums 8 (71 TFLOP/s), IMMA.16832 4 (284 TOPS; whitepaper of the GA102), BMMA.168128 2 and
-  BMMA.168256 4. NVIDIA states no 1-bit rate of this card; assumed is eight times the operations of int8, as on the A100.
-- chain: turns of blocks x (instructions of the longest warp x {chain} cycles + {latency:.1f} µs), what a warp takes when nothing hides its latency ({chain} cycles: H200, [log.md](log.md)).
-- bytes: {bandwidth:.0f} GB/s x {read}, as far as a plain read reaches (assumed), plus {launch:.0f} µs for a launch, which is not overlapped below sm_90.
+- issue: 4 warp instructions per cycle at {clock:.3f} GHz. ALU: 64 lanes per cycle. f32: 128, of which integer multiplication (IMAD) has
+  64. Loads, stores and shuffles: 32 lanes, 128 bytes of shared memory, bank conflicts left out. Conversions and special functions: 16.
+  (CUDA C++ Programming Guide, throughput of native arithmetic instructions, 8.6; which instruction takes which pipe:
+  `scripts/sm86/sass.py`.)
+- tensor: cycles of a multiprocessor for one instruction: HMMA.16816 with f32 sums 8 (71 TFLOP/s), IMMA.16832 4 (284 TOPS; whitepaper of
+  the GA102), BMMA.168128 2 and BMMA.168256 4. NVIDIA states no 1-bit rate of this card; assumed is eight times the operations of int8, as
+  on the A100.
+- chain: turns of blocks x (instructions of the longest warp x {chain} cycles + {latency:.1f} µs), what a warp takes when nothing hides
+  its latency ({chain} cycles: H200, [log.md](log.md)).
+- bytes: {bandwidth:.0f} GB/s x {read}, as far as a plain read reaches (assumed), plus {launch:.0f} µs for a launch, which is not
+  overlapped below sm_90.
 
-The longest of them and the launch are the predicted time; "in the loop": share of the executed instructions that the loop with most of them has; spills: stack of
-a thread. [sm86.csv](sm86.csv) has every launch.
+The longest of them and the launch are the predicted time. Where that is bytes, the share follows from the two assumptions in the last
+line alone, and what the count shows is how far everything else is from being the limit; "in the loop": share of the instructions of a
+block in the middle that its loop with most of them has; spills: stack of a thread. [sm86.csv](sm86.csv) has every launch.
 
 """
 
@@ -180,7 +201,7 @@ def markdown(rows, version, commit):
     small = [row for row in rows if row.launch.kernel.startswith(("prepare", "merge", "top k", "start"))]
     parts += ["\n## Preparations, merging, sampling, start\n\nOf these a chain of instructions is the limit, not bytes; no share of 936 GB/s would say anything:\n\n", small_table(small)]
     parts += ["\n## Spills\n\n", spilled(rows), "\n"]
-    return "".join(parts)
+    return wrapped("".join(parts))
 
 
 def comma(rows):
