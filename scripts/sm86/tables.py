@@ -98,7 +98,7 @@ def arithmetic(row):
         "",
         f"- Occupancy: {row.resources.registers} registers x 32 lanes are {number(per_warp)} for a warp (units of 256), so each scheduler's 16,384 hold "
         f"{16384 // per_warp} and a multiprocessor {4 * (16384 // per_warp)} warps; {row.resources.shared + launch.dynamic:,} bytes of shared memory and "
-        f"1,024 reserved for each block have 102,400. {row.occupancy.blocks} blocks (limited by {row.occupancy.limit}), {row.occupancy.warps} of 48 warps.",
+        f"1,024 reserved for each block share 102,400. {row.occupancy.blocks} blocks (limited by {row.occupancy.limit}), {row.occupancy.warps} of 48 warps.",
         f"- Executed: {number(row.total)} warp instructions, x 32 lanes / {number(launch.weights)} weights = {row.per_weight:.3f} per weight; "
         f"{percent(row.loop_share)} of them in the main loop. The blocks streamed {number(launch.streamed)} bytes, which is what the weights have.",
         f"- The fullest multiprocessor executes {number(issued)}: " + ", ".join(f"{name} {number(pipes[name])}" for name in sorted(pipes, key=pipes.get, reverse=True)) + ".",
