@@ -22,8 +22,8 @@ CACHE_BYTES = 128  # per cycle, of shared memory and L1 together
 # operations per cycle. It gives no rate for 1 bit: assumed is eight times that of int8, as the A100's whitepaper has it (4,992 : 624 TOPS).
 TENSOR = {"HMMA.16816.F32": 8, "IMMA.16832.S8.S8": 4, "BMMA.168128.AND.POPC": 2, "BMMA.168256.AND.POPC": 4}
 
-# Assumed (docs/benchmarks/cuda.md, log.md): what a plain read reaches of the bandwidth, a launch without dependent launch, the latency of
-# memory, and cycles from one instruction of a warp to the next when nothing else hides them (an H200's profile).
+# Assumed: what a plain read reaches of the bandwidth, a launch without dependent launch, the latency of memory, and cycles from one
+# instruction of a warp to the next when nothing else hides them (an H200's profile: docs/benchmarks/log.md).
 READ_SHARE, LAUNCH, MEMORY_LATENCY, CHAIN_CYCLES = 0.93, 2e-6, 0.6e-6, 6
 
 Occupancy = namedtuple("Occupancy", "blocks warps share limit")
