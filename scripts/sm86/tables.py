@@ -131,7 +131,7 @@ def spilled(rows):
 
 HEAD = """# RTX 3090 (sm_86) without the card
 
-Made by `scripts/sm86-report` with nvcc {version} from {commit}; every figure here is of that run. No such card was measured: the times
+Made by `scripts/sm86-report` with nvcc {version} from {commit}; no figure is from elsewhere. No such card was measured: the times
 and shares are predictions. The kernels are compiled for sm_86, the backend's own code chooses the launches for {multiprocessors}
 multiprocessors, and the blocks of each launch are followed through their machine code, warp by warp with the launch's real arguments, so
 that executed instructions are counted and not estimated: of more than 32 blocks in a row the first, the second, the last and where the
