@@ -1,5 +1,6 @@
 /* Programs: checked once, their kernels loaded, captured once as a CUDA graph, replayed per run. The scalars of a run (tokens, positions,
- * sequences) lie in mapped host memory; the graph's first kernel copies them to where the others read them. */
+ * sequences) lie in mapped host memory; the graph's first kernel copies them to where the others read them, with a write that waits for the
+ * run (state.c). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,6 @@
 
 #define MAX_TOKENS ((int64_t)1 << 15)
 #define HEADER ((int64_t)(sizeof(bpdq_cuda_run_header) / sizeof(int32_t))) /* scalars before the positions */
-#define MOST_TAKEN ((uint64_t)128 << 10)                                   /* bytes of a write that a run takes along */
 
 /* ---- checks ---- */
 
@@ -150,7 +150,7 @@ static void note_cache(bpdq_executable *e, bpdq_tensor cache, int64_t context) {
 static size_t bytes_taken(const bpdq_executable *e, const bpdq_program *program) {
   if (!program->count || program->ops[0].kind != BPDQ_OP_LINEAR) return 0;
   uint64_t bytes = (uint64_t)e->max_tokens * (uint64_t)e->state->tensors[program->ops[0].linear.input].desc.columns * sizeof(float);
-  return bytes <= MOST_TAKEN ? (size_t)bytes : 0;
+  return bytes <= CUDA_PENDING_BYTES ? (size_t)bytes : 0;
 }
 
 static bpdq_status allocate_work(bpdq_executable *e, const bpdq_program *program, bpdq_error *error) {

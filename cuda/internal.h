@@ -11,6 +11,7 @@
 
 #define STAGING_SLOTS 4
 #define STAGING_SLOT_BYTES ((size_t)8 << 20)
+#define CUDA_PENDING_BYTES ((size_t)128 << 10) /* up to this many a write waits for the next run, which takes it along */
 
 /* One slot of the upload ring: pinned host memory and device memory of the same size. */
 typedef struct cuda_slot {

@@ -26,7 +26,6 @@ typedef struct bpdq_cuda_queue {
   bool dependent_launch; /* programmatic dependent launch (code for 9.0): a kernel starts while the one before it drains */
   int multiprocessors;
   int shared_per_block; /* bytes that a block may ask for */
-  int shared_per_multiprocessor;
 } bpdq_cuda_queue;
 
 /* The scalars of one run: this header, then int32 positions [max_tokens] and sequences [max_tokens]; in mapped host memory, and as a copy

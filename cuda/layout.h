@@ -10,8 +10,7 @@
  *   8-bit dense   int8 [row_tiles, column_tiles, 4 (64 columns), 2 (row r, row r + 8), 32 lanes, 16 columns]
  *   f16 of x      [tokens, column_tiles * 256], the columns of each 128 in the order of bpdq_cuda_half_position; for up to 16 tokens
  *                 [tokens / 8, column_tiles, 8 (32 positions), 8 (token) x 4 (q) lanes, 8 positions], what a warp loads being consecutive
- *   bytes of x    int8 [tokens / 8, column_tiles, 4, 8 (token) x 4 (q) lanes, 16], for up to 16 tokens, in the order of
- * bpdq_cuda_byte_index
+ *   bytes of x    int8 [tokens / 8, column_tiles, 4, 8 (token) x 4 (q) lanes, 16], for up to 16 tokens: bpdq_cuda_byte_index
  *
  * Plain integer functions for host and device: tests/unit/test_cuda_layout.c replays the fragment rules on the CPU.
  */

@@ -6,7 +6,6 @@
 #include "internal.h"
 
 #define PINNED_BYTES ((size_t)1 << 20)
-#define PENDING_BYTES ((size_t)128 << 10) /* up to this many a write waits for the next run */
 
 static int cache_width(int64_t head_dim) { return head_dim <= 128 ? (int)((head_dim + 31) / 32 * 32) : 256; }
 
@@ -118,7 +117,7 @@ bpdq_status cuda_tensor_write(bpdq_state *state, bpdq_tensor tensor, int64_t fir
   size_t bytes = (size_t)count * 4;
   if (!bytes) return BPDQ_OK;
   t->mirror_is_current = false;
-  if (state->pinned_used == 0 && bytes <= PENDING_BYTES && bytes % 16 == 0 && (uintptr_t)target % 16 == 0) {
+  if (state->pinned_used == 0 && bytes <= CUDA_PENDING_BYTES && bytes % 16 == 0 && (uintptr_t)target % 16 == 0) {
     memcpy(state->pinned, data, bytes);
     state->pinned_used = bytes;
     state->pending = (struct pending_write){target, bytes};

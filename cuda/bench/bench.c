@@ -407,8 +407,7 @@ static void set_up(bench *b) {
   b->queue = (bpdq_cuda_queue){.wgmma = wgmma,
                                .dependent_launch = dependent_launch,
                                .multiprocessors = p.multiProcessorCount,
-                               .shared_per_block = (int)p.sharedMemPerBlockOptin,
-                               .shared_per_multiprocessor = (int)p.sharedMemPerMultiprocessor};
+                               .shared_per_block = (int)p.sharedMemPerBlockOptin};
   check(cudaStreamCreateWithFlags(&b->queue.stream, cudaStreamNonBlocking), "stream");
   check(cudaMalloc((void **)&b->pool, POOL_BYTES + (256 << 20)), "the weight pool");
   check(cudaMalloc((void **)&b->inputs, 128 << 20), "inputs");

@@ -1,4 +1,4 @@
-/* Attention over the cache, flash style, for prefills (few tokens: attention_decode.cu).
+/* Attention over the cache, flash style, for prefills, and more query heads per kv head than attention_decode.cu takes.
  *
  * A tile is 16 rows = (token, query head) pairs that read the same kv head: one token's grouped heads, or several tokens' in a prefill. The
  * four warps of a block, and the blocks of a split, share the positions in blocks of 32, each with its own running maximum and sum;

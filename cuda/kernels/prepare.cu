@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(THREADS) prepare_pair_kernel(bpdq_cuda_prepare
 /* One block of 256 threads per column tile and row: a thread is a column. */
 typedef struct tile_column {
   float value;   /* transformed, but for `factor` */
-  float largest; /* magnitude of the values of this thread's group */
+  float largest; /* magnitude of the block's values */
   float factor;  /* of RMS norm: scaling a group does not change its integers, so it can wait until the scales are written */
 } tile_column;
 
@@ -117,9 +117,7 @@ __device__ __forceinline__ static float merge_column(const bpdq_cuda_prepare &p,
   return value;
 }
 
-template <int GROUP>
 __device__ static tile_column load_column(const bpdq_cuda_prepare &p, int row) {
-  constexpr int WARPS_PER_GROUP = GROUP / 32;
   __shared__ float maxima[8], squares[8];
   int warp = threadIdx.x >> 5, column = blockIdx.x * 256 + (int)threadIdx.x;
   const float *x = input_row(p, row);
@@ -139,9 +137,8 @@ __device__ static tile_column load_column(const bpdq_cuda_prepare &p, int row) {
     squares[warp] = own;
   }
   __syncthreads();
-  int first = warp / WARPS_PER_GROUP * WARPS_PER_GROUP;
 #pragma unroll
-  for (int i = 0; i < WARPS_PER_GROUP; i++) c.largest = fmaxf(c.largest, maxima[first + i]);
+  for (int i = 0; i < 8; i++) c.largest = fmaxf(c.largest, maxima[i]);
   float sum = 0;
 #pragma unroll
   for (int i = 0; i < 8; i++) sum += squares[i];
@@ -264,7 +261,7 @@ __global__ void __launch_bounds__(THREADS) prepare_bytes_kernel(bpdq_cuda_prepar
   let_dependents_launch();
   int row = blockIdx.y;
   if (row >= row_count(p.run, p.last)) return;
-  tile_column c = load_column<256>(p, row);
+  tile_column c = load_column(p, row);
   int code = to_integer(c, 32639); /* so that the high byte ends at 127 */
   int high = (code + 128) >> 8;
   int64_t tile_index = (int64_t)row * gridDim.x + blockIdx.x;
@@ -285,7 +282,7 @@ __global__ void __launch_bounds__(THREADS) prepare_half_tiles_kernel(bpdq_cuda_p
   let_dependents_launch();
   int row = blockIdx.y;
   if (row >= row_count(p.run, p.last)) return;
-  tile_column c = load_column<256>(p, row);
+  tile_column c = load_column(p, row);
   int exponent = exponent_of(c.largest), column = threadIdx.x;
   int64_t tile_index = (int64_t)row * gridDim.x + blockIdx.x;
   int place = (column & 128) + bpdq_cuda_half_position(column & 127); /* in the order of a row; then eight rows go side by side */

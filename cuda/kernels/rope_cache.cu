@@ -1,4 +1,5 @@
-/* Rotary embedding and cache writes as a kernel of its own: prefills (attention_decode.cu does it for the decode of few tokens). */
+/* Rotary embedding and cache writes as a kernel of its own: prefills, and more query heads per kv head than attention_decode.cu takes
+ * (which does it itself). */
 #include "kernels/rope.cuh"
 
 #define WARPS 4
@@ -15,9 +16,9 @@ __global__ void __launch_bounds__(WARPS * 32) rope_cache_kernel(rope_arguments a
   const bpdq_cuda_heads &h = a.heads;
   int token = blockIdx.y, unit = blockIdx.x * WARPS + (threadIdx.x >> 5);
   let_dependents_launch();
-  if (token >= *h.run.tokens || unit >= h.heads + 2 * h.kv_heads) return;
-  int position = h.run.positions[token];
-  int64_t row = h.run.sequences[token] * h.context + position;
+  if (token >= run_tokens(h.run) || unit >= h.heads + 2 * h.kv_heads) return;
+  int position = __ldcg(h.run.positions + token);
+  int64_t row = __ldcg(h.run.sequences + token) * h.context + position;
   wait_for_predecessors();
   head_vector<4> vector; /* head_dim <= 256 */
   vector.load(a, token, unit, position);

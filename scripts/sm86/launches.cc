@@ -1,7 +1,7 @@
-/* Writes the launches of the decode kernels as a card with the given multiprocessors and shared memory would get them: linked with the
- * backend's own kernel files and, in place of the CUDA runtime, the few functions below. Nothing runs.
+/* Writes the launches of the decode kernels as a card with the given multiprocessors and shared memory per block would get them: linked
+ * with the backend's own kernel files and, in place of the CUDA runtime, the few functions below. Nothing runs.
  *
- *   launches PARAMETERS MULTIPROCESSORS SHARED_PER_BLOCK SHARED_PER_MULTIPROCESSOR
+ *   launches PARAMETERS MULTIPROCESSORS SHARED_PER_BLOCK
  *
  * PARAMETERS: lines "kernel offset size offset size ..". Prints per launch "launch LABEL..", "kernel NAME GRID BLOCK SHARED", "parameters
  * HEX" and "end"; before them "memory ADDRESS VALUE" for the numbers in device memory that kernels decide by. */
@@ -258,11 +258,10 @@ static void read_parameters(const char *path) {
 }
 
 int main(int count, char **words) {
-  if (count != 5) return 2;
+  if (count != 4) return 2;
   read_parameters(words[1]);
   queue.multiprocessors = atoi(words[2]);
   queue.shared_per_block = atoi(words[3]);
-  queue.shared_per_multiprocessor = atoi(words[4]);
   tokens = 1;
   for (int planes = 1; planes <= 4; planes++)
     for (int group = 64; group <= 256; group *= 2) {
