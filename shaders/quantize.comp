@@ -1,5 +1,6 @@
 #version 460
-// An input, after its transform, as integers for linear_dot.comp, or with PLAIN_ORDER for linear_head_batch.comp: a work group takes THREADS / 8 words of 32 columns of a row.
+// An input, after its transform, as integers for linear_dot.comp, or with PLAIN_ORDER for linear_head_batch.comp: a work group takes
+// THREADS / 8 words of 32 columns of a row.
 #extension GL_GOOGLE_include_directive : require
 #define UNROLL
 layout(local_size_x_id = 0) in;
