@@ -135,14 +135,14 @@ class Program:
     def segment(self, address):
         """What there is to do from an address to the next instruction that may go elsewhere (its address), and how many instructions that is."""
         if address not in self.segments:
-            todo, at, count = [], address, 0
+            active, at, count = [], address, 0
             while self.steps[at].flow is None:
                 step = self.steps[at]
                 count += 1
                 if step.run or step.waits:
-                    todo.append(step)
+                    active.append(step)
                 at = step.follower
-            self.segments[address] = todo, at, count
+            self.segments[address] = active, at, count
         return self.segments[address]
 
 
@@ -241,9 +241,9 @@ class Warp:
                     self.go(step.follower, mask)
                     continue
             else:
-                todo, end, count = program.segment(address)
+                active, end, count = program.segment(address)
                 self.counted(address, count + 1)
-                for step in todo:
+                for step in active:
                     self.take(step, mask)
                 step = program.steps[end]
             if self.jump(step.flow, step.one, step.guard, mask, step.follower):

@@ -10,24 +10,9 @@
 
 #include <cmocka.h>
 
+#include "backend/vulkan/builder.h"
 #include "model/random.h"
 #include "vulkan.h"
-
-#ifndef BPDQ_HAVE_VULKAN
-
-static void no_backend(void **state) {
-  (void)state;
-  skip();
-}
-
-int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(no_backend)};
-  return cmocka_run_group_tests_name("vulkan devices (not in this build)", tests, NULL, NULL);
-}
-
-#else
-
-#include "backend/vulkan/builder.h"
 #include "vulkan_host.h"
 
 #define HEADS 4
@@ -391,5 +376,3 @@ int main(void) {
                                      cmocka_unit_test(wants_fast_dot_products)};
   return cmocka_run_group_tests_name("vulkan devices", tests, find_expected, NULL);
 }
-
-#endif

@@ -11,20 +11,6 @@
 
 #include <cmocka.h>
 
-#ifndef BPDQ_HAVE_VULKAN
-
-static void no_backend(void **state) {
-  (void)state;
-  skip();
-}
-
-int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(no_backend)};
-  return cmocka_run_group_tests_name("vulkan import (not in this build)", tests, NULL, NULL);
-}
-
-#else
-
 #include "vulkan_host.h"
 
 /* y = W x for a dense [3, 5] matrix. */
@@ -161,5 +147,3 @@ int main(void) {
                                      cmocka_unit_test(refuses_a_device_that_is_not_there)};
   return cmocka_run_group_tests_name("vulkan import", tests, NULL, NULL);
 }
-
-#endif
