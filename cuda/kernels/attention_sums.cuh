@@ -28,25 +28,25 @@ __device__ __forceinline__ static split_positions split_of(const bpdq_cuda_atten
 /* One dim of the result. All lanes of a warp have the same token and head. */
 __device__ __forceinline__ static float merged_dim(const bpdq_cuda_attention_sums &a, const split_positions &s, int token, int head,
                                                    int dim) {
-  constexpr int BATCH = 16; /* splits whose sums are requested at once */
+  constexpr int BATCH = ATTENTION_MAX_SPLITS / 2; /* splits; all sums are requested at once */
   int active = s.splits, lane = threadIdx.x & 31;
   int64_t first = ((int64_t)token * a.heads + head) * a.splits;
   const float *from = a.sums + first * a.width + dim;
   if (active == 1) return __ldcg(from) / __ldcg(a.statistics + first).y;
-  float parts[BATCH];
+  float parts[2][BATCH];
 #pragma unroll
-  for (int i = 0; i < BATCH; i++) parts[i] = i < active ? __ldcg(from + i * a.width) : 0;
+  for (int half = 0; half < 2; half++)
+#pragma unroll
+    for (int i = 0; i < BATCH; i++) parts[half][i] = half * BATCH + i < active ? __ldcg(from + (half * BATCH + i) * a.width) : 0;
   float2 own = lane < active ? __ldcg(a.statistics + first + lane) : make_float2(-INFINITY, 0);
   float largest = warp_max(own.x), factor = exp2f(own.x - (largest == -INFINITY ? 0 : largest));
   factor /= warp_sum(factor * own.y);
   float total = 0;
-#pragma unroll 1
-  for (int base = 0; base < active; base += BATCH) {
 #pragma unroll
-    for (int i = 0; i < BATCH; i++) {
-      total = fmaf(__shfl_sync(~0u, factor, base + i), parts[i], total);
-      if (base + BATCH + i < active) parts[i] = __ldcg(from + (base + BATCH + i) * a.width);
-    }
+  for (int half = 0; half < 2; half++) {
+    if (half * BATCH >= active) break;
+#pragma unroll
+    for (int i = 0; i < BATCH; i++) total = fmaf(__shfl_sync(~0u, factor, half * BATCH + i), parts[half][i], total);
   }
   return total;
 }

@@ -85,6 +85,12 @@ __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
+/* A pointer some bytes further on: a step in bytes can be added as it comes with the arguments, without a register of its own. */
+template <typename type>
+__device__ __forceinline__ const type *further(const type *from, int64_t bytes) {
+  return (const type *)((const char *)from + bytes);
+}
+
 /* a . b on binary operands: the popcount of the AND. */
 __device__ __forceinline__ void mma_b1_k256(int d[4], const uint4 &a, uint2 b) {
   asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%10,%10,%10,%10};"

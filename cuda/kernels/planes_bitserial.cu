@@ -1,8 +1,6 @@
 /* Choice of the bit-serial kernel and of its launch shape. */
 #include "kernels/planes_bitserial.cuh"
 
-#define THREADS_PER_MULTIPROCESSOR 1024 /* of the stream over row tiles: 64 registers each are the register file */
-
 bool bpdq_cuda_bitserial_supports(const bpdq_cuda_planes *planes, int64_t max_rows) {
   bool group = planes->group == 64 || planes->group == 128 || planes->group == 256;
   return group && planes->planes <= 4 && max_rows == 1 && planes->coefficient_type != BPDQ_CUDA_F32;
@@ -23,10 +21,10 @@ static void choose_shape(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *p
 /* Threads and blocks of the stream over row tiles, or false: it needs two tiles in registers, and more row tiles than blocks fit at once,
  * else there is no next one whose weights could be on their way. */
 static bool streams_rows(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int *threads, int *blocks) {
-  bool light = planes->planes < 4 && planes->planes * 256 / planes->group <= 4; /* four planes spill forty registers */
-  if (!light || planes->column_tiles < 4 || planes->column_tiles > 2 * BITSERIAL_MAX_WARPS) return false;
+  if (!can_stream(planes->planes, planes->group) || planes->column_tiles < 4 || planes->column_tiles > 2 * BITSERIAL_MAX_WARPS)
+    return false;
   *threads = ((int)planes->column_tiles + 1) / 2 * 32;
-  *blocks = THREADS_PER_MULTIPROCESSOR / *threads * queue->multiprocessors;
+  *blocks = stream_threads(planes->planes, planes->group) / *threads * queue->multiprocessors;
   return (planes->rows + 15) / 16 > *blocks;
 }
 
@@ -47,6 +45,8 @@ cudaError_t bpdq_cuda_bitserial(const bpdq_cuda_queue *queue, const bpdq_cuda_pl
   void *pointers[] = {&arguments};
   int threads, blocks, warps, depth;
   if (!(tuning && tuning->warps) && streams_rows(queue, planes, &threads, &blocks)) {
+    arguments.words_step = blocks * planes->column_tiles * (planes->planes * 512);
+    arguments.coefficients_step = blocks * planes->column_tiles * (256 / planes->group * (planes->planes + 1) * 32);
     const void *kernel = choices[planes->planes - 1](planes->group, slices, 0);
     return launch(queue, kernel, dim3((unsigned)blocks), dim3((unsigned)threads), 0, pointers);
   }

@@ -20,8 +20,9 @@ typedef struct bitserial_arguments {
   const uint32_t *words;
   const uint16_t *coefficients;
   bpdq_cuda_bits input;
-  float inverse_width;               /* 1 / K */
-  int row_tiles, column_tiles, rows; /* rows: N */
+  float inverse_width;                   /* 1 / K */
+  int row_tiles, column_tiles, rows;     /* rows: N */
+  int64_t words_step, coefficients_step; /* bytes from a block's row tile to its next, in the stream over row tiles */
   bool bf16;
   bpdq_cuda_output output;
 } bitserial_arguments;
@@ -66,18 +67,16 @@ struct bitserial {
     return sum;
   }
 
-  /* Adds up the four lanes of a row with their weights 4^q and leaves the 16 results in `partial`. */
-  __device__ static void flush(float2 sum, int lane, float partial[16]) {
-    int q = lane & 3, r = lane >> 2;
-    float weight = (float)(1 << (2 * q)), low = sum.x * weight, high = sum.y * weight;
-    low += __shfl_xor_sync(~0u, low, 1);
-    high += __shfl_xor_sync(~0u, high, 1);
-    low += __shfl_xor_sync(~0u, low, 2);
-    high += __shfl_xor_sync(~0u, high, 2);
-    if (q == 0) {
-      partial[r] = low;
-      partial[r + 8] = high;
-    }
+  /* Adds up the four lanes of a row with their weights 4^q; lanes with q = 0 have the results of rows r and r + 8. */
+  __device__ static float2 add_lanes(float2 sum, int lane) {
+    float weight = (float)(1 << (2 * (lane & 3)));
+    sum.x *= weight;
+    sum.y *= weight;
+    sum.x += __shfl_xor_sync(~0u, sum.x, 1);
+    sum.y += __shfl_xor_sync(~0u, sum.y, 1);
+    sum.x += __shfl_xor_sync(~0u, sum.x, 2);
+    sum.y += __shfl_xor_sync(~0u, sum.y, 2);
+    return sum;
   }
 };
 
@@ -92,9 +91,17 @@ struct row_tile {
   uint2 bits[SLICES];
   float2 scales[GROUPS];
 
+  __device__ static const uint4 *words_of(const bitserial_arguments &a, int64_t tile, int lane) {
+    return (const uint4 *)a.words + tile * (PLANES * 32) + lane;
+  }
+  __device__ static const uint32_t *coefficients_of(const bitserial_arguments &a, int64_t tile, int lane) {
+    return (const uint32_t *)a.coefficients + tile * (SLOTS * 8) + (lane & 3) * 8 + (lane >> 2);
+  }
+
   __device__ void request_weights(const bitserial_arguments &a, int64_t tile, int lane) {
-    const uint4 *words = (const uint4 *)a.words + tile * (PLANES * 32) + lane;
-    const uint32_t *coefficients = (const uint32_t *)a.coefficients + tile * (SLOTS * 8) + (lane & 3) * 8 + (lane >> 2);
+    request_weights(words_of(a, tile, lane), coefficients_of(a, tile, lane), lane);
+  }
+  __device__ void request_weights(const uint4 *words, const uint32_t *coefficients, int lane) {
 #pragma unroll
     for (int p = 0; p < PLANES; p++) planes[p] = __ldcs(words + p * 32);
 #pragma unroll
@@ -111,8 +118,8 @@ struct row_tile {
   }
 
   template <bool BF16>
-  __device__ float2 slot(int i, int lane) const {
-    return pair_to_floats<BF16>(__shfl_sync(~0u, pairs[i >> 2], (lane & ~3) | (i & 3)));
+  __device__ float2 slot(int i) const {
+    return pair_to_floats<BF16>(__shfl_sync(~0u, pairs[i >> 2], i & 3, 4));
   }
 
   template <bool BF16>
@@ -122,7 +129,7 @@ struct row_tile {
     for (int g = 0; g < GROUPS; g++) {
       float2 c[PLANES + 1];
 #pragma unroll
-      for (int p = 0; p <= PLANES; p++) c[p] = slot<BF16>(g * (PLANES + 1) + p, lane);
+      for (int p = 0; p <= PLANES; p++) c[p] = slot<BF16>(g * (PLANES + 1) + p);
       sum = product::group_sum(planes, c, bits, scales[g], g, q, top_weight, sum);
     }
     return sum;
@@ -194,7 +201,11 @@ __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bit
 
   float2 sum = a.bf16 ? row_sum<true, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane)
                       : row_sum<false, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane);
-  bitserial<PLANES, GROUP, SLICES>::flush(sum, lane, partial[warp]);
+  sum = bitserial<PLANES, GROUP, SLICES>::add_lanes(sum, lane);
+  if ((lane & 3) == 0) {
+    partial[warp][lane >> 2] = sum.x;
+    partial[warp][(lane >> 2) + 8] = sum.y;
+  }
   __syncthreads();
   if (warp > 0) return;
   float total = add_warps(partial, warps, lane);
@@ -202,58 +213,92 @@ __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bit
 }
 
 /* Short rows: a warp's two column tiles are the same in each row tile of its block, so that their activations stay in registers, and the
- * next row tile's weights are requested as soon as this one's are used: the memory is busy while sums are put together. */
+ * next row tile's weights are requested as soon as this one's are used: the memory is busy while sums are put together. That is done for
+ * two row tiles at a time, by two warps in turns.
+ *
+ * Registers are so short that the compiler would make addresses and lane numbers again for each tile; hence the pointers, which go on by a
+ * step, and the address in shared memory, which is hidden from it. */
+#define STREAM_PLACES 4 /* sums of two row tiles are read while those of the next two are written */
+
 template <bool BF16, int PLANES, int GROUP, int SLICES>
 __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a, row_tile<PLANES, GROUP, SLICES> stages[2],
-                                                   float partial[2][BITSERIAL_MAX_WARPS][16], const float *factor) {
-  int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, parity = 0;
+                                                   const uint4 *words, const uint32_t *coefficients,
+                                                   float partial[STREAM_PLACES][BITSERIAL_MAX_WARPS][16], const float *factor) {
+  constexpr int PLACE = BITSERIAL_MAX_WARPS * 16;
+  int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, adder = warp;
   bool second = warp + warps < a.column_tiles;
+  unsigned address = (unsigned)__cvta_generic_to_shared(&partial[0][warp][lane >> 2]);
+  asm volatile("" : "+r"(address));
 #pragma unroll 1
-  for (int unit = blockIdx.x; unit < a.row_tiles; unit += gridDim.x, parity ^= 1) {
-    int n = unit * 16 + (int)threadIdx.x, next = unit + (int)gridDim.x;
-    bool writes = threadIdx.x < 16 && n < a.rows;
-    float start = writes && a.output.bias ? a.output.bias[n] : 0;
-    if (writes && a.output.accumulate) start += a.output.data[n];
-    int64_t next_tile = (int64_t)next * a.column_tiles + warp;
+  for (int unit = blockIdx.x, k = 0; unit < a.row_tiles; unit += gridDim.x, k++) {
+    bool more = unit + (int)gridDim.x < a.row_tiles;
+    words = further(words, a.words_step);
+    coefficients = further(coefficients, a.coefficients_step);
     float2 sum = stages[0].template multiply<BF16>(lane, make_float2(0, 0));
-    if (next < a.row_tiles) stages[0].request_weights(a, next_tile, lane);
+    if (more) stages[0].request_weights(words, coefficients, lane);
     if (second) {
       sum = stages[1].template multiply<BF16>(lane, sum);
-      if (next < a.row_tiles) stages[1].request_weights(a, next_tile + warps, lane);
+      if (more)
+        stages[1].request_weights(words + (unsigned)warps * (PLANES * 32),
+                                  coefficients + (unsigned)warps * (row_tile<PLANES, GROUP, SLICES>::SLOTS * 8), lane);
     }
-    bitserial<PLANES, GROUP, SLICES>::flush(sum, lane, partial[parity][warp]);
+    sum = bitserial<PLANES, GROUP, SLICES>::add_lanes(sum, lane);
+    if ((lane & 3) == 0) {
+      unsigned to = address + k % STREAM_PLACES * (PLACE * (int)sizeof(float));
+      asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(sum.x) : "memory");
+      asm volatile("st.shared.f32 [%0], %1;" ::"r"(to + 8 * (int)sizeof(float)), "f"(sum.y) : "memory");
+    }
+    if (more && !(k & 1)) continue;
+    int back = (k & 1) - adder, n = (unit - back * (int)gridDim.x) * 16 + (lane & 15);
+    bool adds = adder <= (k & 1), writes = adds && lane < 16 && n < a.rows;
+    float start = writes && a.output.bias ? a.output.bias[n] : 0;
+    if (writes && a.output.accumulate) start += a.output.data[n];
     __syncthreads();
-    if (warp > 0) continue;
-    float total = add_warps(partial[parity], warps, lane);
+    adder = adder >= 2 ? adder - 2 : adder - 2 + warps;
+    if (!adds) continue;
+    float total = add_warps(partial[(k - back) % STREAM_PLACES], warps, lane);
     if (writes) a.output.data[n] = fmaf(total, *factor, start);
   }
 }
 
-/* column_tiles / 2 warps, rounded up. */
+/* The coefficients of a tile that a thread works on, as many as planes and groups: what the registers of the stream depend on. */
+constexpr int stream_weight(int planes, int group) { return planes * (256 / group); }
+
+/* Threads of a multiprocessor that have registers for the stream: 64 each, or 80. */
+constexpr int stream_threads(int planes, int group) { return stream_weight(planes, group) <= 4 ? 1024 : 768; }
+
+/* Four planes spill forty registers. */
+constexpr bool can_stream(int planes, int group) { return planes < 4 && stream_weight(planes, group) <= 8; }
+
+/* column_tiles / 2 warps, rounded up: two at least. */
 template <int PLANES, int GROUP, int SLICES>
-__global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32, 2) row_stream_kernel(bitserial_arguments a) {
-  __shared__ float partial[2][BITSERIAL_MAX_WARPS][16]; /* in turns: a row tile's sums are read while the next one's are written */
-  __shared__ float factor;                              /* of the norm */
+__global__ void __launch_bounds__(stream_threads(PLANES, GROUP) == 1024 ? 512 : 768, stream_threads(PLANES, GROUP) == 1024 ? 2 : 1)
+    row_stream_kernel(bitserial_arguments a) {
+  __shared__ float partial[STREAM_PLACES][BITSERIAL_MAX_WARPS][16];
+  __shared__ float factor; /* of the norm */
+  typedef row_tile<PLANES, GROUP, SLICES> tile_type;
   int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   int64_t first = (int64_t)blockIdx.x * a.column_tiles + warp;
-  row_tile<PLANES, GROUP, SLICES> stages[2];
+  const uint4 *words = tile_type::words_of(a, first, lane);
+  const uint32_t *coefficients = tile_type::coefficients_of(a, first, lane);
+  tile_type stages[2];
   let_dependents_launch();
-  stages[0].request_weights(a, first, lane);
+  stages[0].request_weights(words, coefficients, lane);
   if (warp + warps < a.column_tiles) stages[1].request_weights(a, first + warps, lane);
   wait_for_predecessors();
   stages[0].request_activations(a, warp, lane);
   if (warp + warps < a.column_tiles) stages[1].request_activations(a, warp + warps, lane);
   if (warp == warps - 1) factor = norm_factor(a, lane);
   if (a.bf16)
-    stream_rows<true, PLANES, GROUP, SLICES>(a, stages, partial, &factor);
+    stream_rows<true, PLANES, GROUP, SLICES>(a, stages, words, coefficients, partial, &factor);
   else
-    stream_rows<false, PLANES, GROUP, SLICES>(a, stages, partial, &factor);
+    stream_rows<false, PLANES, GROUP, SLICES>(a, stages, words, coefficients, partial, &factor);
 }
 
-/* depth 0: the stream over row tiles, in formats light enough for two tiles in registers. */
+/* depth 0: the stream over row tiles. */
 template <int PLANES, int GROUP, int SLICES>
 static const void *pick_bitserial_kernel(int depth) {
-  if constexpr (PLANES < 4 && PLANES * 256 / GROUP <= 4)
+  if constexpr (can_stream(PLANES, GROUP))
     if (depth == 0) return (const void *)row_stream_kernel<PLANES, GROUP, SLICES>;
   return depth == 1 ? (const void *)bitserial_kernel<PLANES, GROUP, SLICES, 1> : (const void *)bitserial_kernel<PLANES, GROUP, SLICES, 2>;
 }

@@ -23,9 +23,10 @@ typedef struct levels_arguments {
   bpdq_cuda_bytes input; /* layout.h; scales [eights, column_tiles, 2 (half), 8 (row)] */
   float inverse_width;   /* 1 / K */
   int row_tiles;
-  int group_shift;   /* groups of 32 << group_shift columns; -1: no power of two */
-  int32_t *arrivals; /* [gridDim.x], zero between runs */
-  float *sums;       /* [row_tiles, splits, EIGHTS * 8, 16] */
+  int group_shift;                       /* groups of 32 << group_shift columns; -1: no power of two */
+  int64_t words_step, coefficients_step; /* bytes from a block's row tile to its next */
+  int32_t *arrivals;                     /* [gridDim.x], zero between runs */
+  float *sums;                           /* [row_tiles, splits, EIGHTS * 8, 16] */
   bpdq_cuda_output output;
 } levels_arguments;
 
@@ -94,6 +95,13 @@ __device__ __forceinline__ static float to_float(uint16_t bits) {
   return BF16 ? __uint_as_float((uint32_t)bits << 16) : __half2float(__ushort_as_half(bits));
 }
 
+/* Where a lane finds its share of a column tile, in one row tile of the block after the other. */
+typedef struct weight_stream {
+  const uint4 *words;
+  const uint16_t *coefficients; /* of the group of the first half */
+  int second;                   /* numbers from there to the second half's */
+} weight_stream;
+
 /* A lane's share of one tile, as stored. WIDE: groups of 128 or 256 columns, so that the four lanes of two rows have the same levels: each
  * makes those of one row and half. */
 template <int PLANES, bool WIDE>
@@ -101,26 +109,38 @@ struct level_tile {
   uint4 planes[PLANES];
   uint32_t coefficients[WIDE ? 1 : 2][PLANES + 1]; /* WIDE: of row r + 8 (q & 1) and half q >> 1; else pairs of rows r, r + 8 per half */
 
-  __device__ __forceinline__ void request(const levels_arguments &a, int64_t row_tile, int column_tile, int lane) {
-    const uint4 *words = (const uint4 *)a.planes.words + row_tile * a.planes.column_tiles * (PLANES * 32) + lane;
-    const uint16_t *row = (const uint16_t *)a.planes.coefficients + row_tile * a.planes.groups * ((PLANES + 1) * 16) + (lane >> 2) * 2;
-    int q = lane & 3;
+  static constexpr int GROUP = (PLANES + 1) * 16; /* coefficients of a row tile's group */
+
+  __device__ __forceinline__ static int group_of(const levels_arguments &a, int word) {
+    return WIDE || a.group_shift >= 0 ? word >> a.group_shift : word * 32 / a.planes.group;
+  }
+  __device__ __forceinline__ static weight_stream start(const levels_arguments &a, int64_t row_tile, int column_tile, int lane) {
+    int q = lane & 3, word = column_tile * 8 + (WIDE ? (q >> 1) * 4 : q), group = group_of(a, word); /* word: 32 columns */
+    weight_stream stream;
+    stream.words = (const uint4 *)a.planes.words + (row_tile * a.planes.column_tiles + column_tile) * (PLANES * 32) + lane;
+    stream.coefficients =
+        (const uint16_t *)a.planes.coefficients + (row_tile * a.planes.groups + group) * GROUP + (lane >> 2) * 2 + (WIDE ? q & 1 : 0);
+    stream.second = WIDE ? 0 : (group_of(a, word + 4) - group) * GROUP;
+    return stream;
+  }
+
+  /* Requests the tile and goes on to the one gridDim.x row tiles further. */
+  __device__ __forceinline__ void request(const levels_arguments &a, weight_stream &stream) {
 #pragma unroll
-    for (int p = 0; p < PLANES; p++) planes[p] = __ldcs(words + column_tile * (PLANES * 32) + p * 32);
+    for (int p = 0; p < PLANES; p++) planes[p] = __ldcs(stream.words + p * 32);
 #pragma unroll
     for (int half = 0; half < (WIDE ? 1 : 2); half++) {
-      int word = column_tile * 8 + (WIDE ? (q >> 1) * 4 : half * 4 + q); /* the first column, in units of 32 */
-      int group = WIDE || a.group_shift >= 0 ? word >> a.group_shift : word * 32 / a.planes.group;
-      const uint16_t *from = row + group * ((PLANES + 1) * 16);
+      const uint16_t *from = stream.coefficients + half * stream.second;
 #pragma unroll
-      for (int p = 0; p <= PLANES; p++)
-        coefficients[half][p] = WIDE ? __ldg(from + (q & 1) + p * 16) : __ldg((const uint32_t *)(from + p * 16));
+      for (int p = 0; p <= PLANES; p++) coefficients[half][p] = WIDE ? __ldg(from + p * 16) : __ldg((const uint32_t *)(from + p * 16));
     }
+    stream.words = further(stream.words, a.words_step);
+    stream.coefficients = further(stream.coefficients, a.coefficients_step);
   }
 
   /* tables and scales of [half][row r, r + 8] */
   template <bool BF16>
-  __device__ __forceinline__ void levels(int lane, level_table tables[2][2], float scales[2][2]) const {
+  __device__ __forceinline__ void levels(level_table tables[2][2], float scales[2][2]) const {
     if (WIDE) {
       float c[PLANES + 1], values[1 << PLANES];
 #pragma unroll
@@ -129,10 +149,9 @@ struct level_tile {
       level_table own = round_levels<PLANES>(values, 127.0f * approximate_inverse(largest));
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        int from = (lane & ~3) | i;
-        tables[i >> 1][i & 1].low = __shfl_sync(~0u, own.low, from);
-        tables[i >> 1][i & 1].high = PLANES < 3 ? tables[i >> 1][i & 1].low : __shfl_sync(~0u, own.high, from);
-        scales[i >> 1][i & 1] = __shfl_sync(~0u, scale, from);
+        tables[i >> 1][i & 1].low = __shfl_sync(~0u, own.low, i, 4);
+        tables[i >> 1][i & 1].high = PLANES < 3 ? tables[i >> 1][i & 1].low : __shfl_sync(~0u, own.high, i, 4);
+        scales[i >> 1][i & 1] = __shfl_sync(~0u, scale, i, 4);
       }
     } else {
 #pragma unroll
@@ -173,11 +192,11 @@ struct tile_activations {
 
 /* sums[e][i] is output r (i < 2) or r + 8 and row 8e + 2q + (i & 1). */
 template <int PLANES, bool WIDE, bool BF16, int EIGHTS>
-__device__ __forceinline__ static void multiply_tile(const level_tile<PLANES, WIDE> &tile, const tile_activations<EIGHTS> &x, int lane,
+__device__ __forceinline__ static void multiply_tile(const level_tile<PLANES, WIDE> &tile, const tile_activations<EIGHTS> &x,
                                                      float sums[EIGHTS][4]) {
   level_table tables[2][2];
   float scales[2][2];
-  tile.template levels<BF16>(lane, tables, scales);
+  tile.template levels<BF16>(tables, scales);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     uint32_t selectors[2][4];
@@ -210,14 +229,21 @@ __device__ __forceinline__ static void multiply_tile(const level_tile<PLANES, WI
   }
 }
 
-/* Leaves a warp's sums of a row tile: [row of activations][output]. */
+/* Where a lane leaves its sums in a warp's piece of shared memory, [row of activations][output]: an address there, made once. Registers are
+ * so short that the compiler would make it again for each row tile. */
+__device__ __forceinline__ static unsigned sums_address(const float *piece, int lane) {
+  unsigned address = (unsigned)__cvta_generic_to_shared(piece + (lane & 3) * 2 * PITCH + (lane >> 2));
+  asm volatile("" : "+r"(address));
+  return address;
+}
+
 template <int EIGHTS>
-__device__ __forceinline__ static void leave_sums(const float sums[EIGHTS][4], float *piece, int lane) {
-  int q = lane & 3, r = lane >> 2;
+__device__ __forceinline__ static void leave_sums(const float sums[EIGHTS][4], unsigned address) {
 #pragma unroll
   for (int e = 0; e < EIGHTS; e++)
 #pragma unroll
-    for (int i = 0; i < 4; i++) piece[(8 * e + 2 * q + (i & 1)) * PITCH + r + (i >> 1) * 8] = sums[e][i];
+    for (int i = 0; i < 4; i++)
+      asm volatile("st.shared.f32 [%0], %1;" ::"r"(address + ((8 * e + (i & 1)) * PITCH + (i >> 1) * 8) * 4), "f"(sums[e][i]) : "memory");
 }
 
 /* The norm's factors of the rows, 1 where there is no norm. */
@@ -244,18 +270,25 @@ __device__ __forceinline__ static void store_output(const levels_arguments &a, i
   *y = a.output.accumulate ? *y + sum : sum;
 }
 
-/* Adds up the warps' sums of the block's `count` row tiles up to number k, which is `row_tile`. */
+/* Adds up the warps' sums of the block's `count` row tiles up to number k, which is `row_tile`. Threads begin at either end in
+ * turns: where they are more than the sums, all warps have work. */
 template <int EIGHTS>
 __device__ __forceinline__ static void add_warps(const levels_arguments &a, const float *pieces, int k, int count, int row_tile, int rows,
                                                  const float factors[MAX_ROWS]) {
-  constexpr int VALUES = EIGHTS * 128, PIECE = EIGHTS * 8 * PITCH;
-  int warps = blockDim.x >> 5;
-  for (int i = threadIdx.x; i < count * VALUES; i += blockDim.x) {
+  constexpr int VALUES = EIGHTS * 128, PIECE = EIGHTS * 8 * PITCH, BATCH = 8;
+  int first = k & 2 ? blockDim.x - 1 - threadIdx.x : threadIdx.x;
+  for (int i = first; i < count * VALUES; i += blockDim.x) {
     int back = count - 1 - i / VALUES, value = i % VALUES, tile = row_tile - back * (int)gridDim.x;
-    const float *own = pieces + (k - back & 3) * warps * PIECE + (value >> 4) * PITCH + (value & 15);
+    const float *own = pieces + (k - back & 3) * (MAX_WARPS * PIECE) + (value >> 4) * PITCH + (value & 15);
     float sum = 0;
-#pragma unroll 4
-    for (int w = 0; w < warps; w++) sum += own[w * PIECE];
+#pragma unroll
+    for (int base = 0; base < MAX_WARPS; base += BATCH) {
+      float parts[BATCH];
+#pragma unroll
+      for (int w = 0; w < BATCH; w++) parts[w] = own[(base + w) * PIECE];
+#pragma unroll
+      for (int w = 0; w < BATCH; w++) sum += parts[w];
+    }
     if (gridDim.y == 1)
       store_output(a, tile, value, rows, sum, factors);
     else
@@ -293,12 +326,22 @@ __device__ static void merge_splits(const levels_arguments &a, int rows, const f
   }
 }
 
+/* Zeros for the warps that the block does not have, so that sums can be added up without asking how many there are. */
+template <int EIGHTS>
+__device__ __forceinline__ static void clear_missing_warps(float *pieces) {
+  constexpr int PIECE = EIGHTS * 8 * PITCH;
+  for (int i = (blockDim.x >> 5) * PIECE + threadIdx.x; i < MAX_WARPS * PIECE; i += blockDim.x)
+#pragma unroll
+    for (int place = 0; place < 4; place++) pieces[place * (MAX_WARPS * PIECE) + i] = 0;
+}
+
 /* Goes through the block's row tiles. stages: this warp's column tiles of the first one, requested. */
 template <int PLANES, bool WIDE, bool BF16, int EIGHTS, int TILES>
 __device__ __forceinline__ static void stream_rows(const levels_arguments &a, level_tile<PLANES, WIDE> stages[TILES],
-                                                   const tile_activations<EIGHTS> x[TILES], int first_tile, int columns, int rows,
-                                                   float *pieces, const float factors[MAX_ROWS]) {
-  int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, row_tile = blockIdx.x;
+                                                   weight_stream streams[TILES], const tile_activations<EIGHTS> x[TILES], int columns,
+                                                   int rows, float *pieces, const float factors[MAX_ROWS]) {
+  int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, row_tile = blockIdx.x;
+  unsigned address = sums_address(pieces + warp * (EIGHTS * 8 * PITCH), threadIdx.x & 31);
 #pragma unroll 1
   for (int k = 0; row_tile < a.row_tiles; k++) {
     int next = row_tile + (int)gridDim.x;
@@ -306,10 +349,10 @@ __device__ __forceinline__ static void stream_rows(const levels_arguments &a, le
 #pragma unroll
     for (int t = 0; t < TILES; t++) {
       if (warp + t * warps >= columns) break;
-      multiply_tile<PLANES, WIDE, BF16, EIGHTS>(stages[t], x[t], lane, sums);
-      if (next < a.row_tiles) stages[t].request(a, next, first_tile + warp + t * warps, lane);
+      multiply_tile<PLANES, WIDE, BF16, EIGHTS>(stages[t], x[t], sums);
+      if (next < a.row_tiles) stages[t].request(a, streams[t]);
     }
-    leave_sums<EIGHTS>(sums, pieces + ((k & 3) * warps + warp) * (EIGHTS * 8 * PITCH), lane);
+    leave_sums<EIGHTS>(sums, address + (k & 3) * (MAX_WARPS * EIGHTS * 8 * PITCH * 4));
     if ((k & 1) || next >= a.row_tiles) {
       __syncthreads(); /* four places: those of the last two row tiles may still be read */
       add_warps<EIGHTS>(a, pieces, k, 1 + (k & 1), row_tile, rows, factors);
@@ -325,17 +368,22 @@ constexpr bool is_dense = EIGHTS == 1 && TILES == 1 && PLANES <= 2;
 template <int PLANES, bool WIDE, int EIGHTS, int TILES>
 __global__ void __launch_bounds__((is_dense<PLANES, EIGHTS, TILES> ? DENSE_WARPS : MAX_WARPS) * 32, is_dense<PLANES, EIGHTS, TILES> ? 2 : 1)
     levels_kernel(levels_arguments a) {
-  extern __shared__ float pieces[]; /* [4][warps][EIGHTS * 8][PITCH]: of a row tile in turns */
+  extern __shared__ float pieces[]; /* [4][MAX_WARPS][EIGHTS * 8][PITCH]: of a row tile in turns */
   __shared__ float factors[MAX_ROWS];
   int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   int first_tile = (int)(a.planes.column_tiles * blockIdx.y / gridDim.y);
   int columns = (int)(a.planes.column_tiles * (blockIdx.y + 1) / gridDim.y) - first_tile;
   level_tile<PLANES, WIDE> stages[TILES];
+  weight_stream streams[TILES];
   tile_activations<EIGHTS> x[TILES];
   let_dependents_launch();
 #pragma unroll
   for (int t = 0; t < TILES; t++)
-    if (warp + t * warps < columns) stages[t].request(a, blockIdx.x, first_tile + warp + t * warps, lane);
+    if (warp + t * warps < columns) {
+      streams[t] = level_tile<PLANES, WIDE>::start(a, blockIdx.x, first_tile + warp + t * warps, lane);
+      stages[t].request(a, streams[t]);
+    }
+  clear_missing_warps<EIGHTS>(pieces);
   int rows = min(row_count(a.output.run, a.output.last), EIGHTS * 8);
   wait_for_predecessors();
 #pragma unroll
@@ -343,9 +391,9 @@ __global__ void __launch_bounds__((is_dense<PLANES, EIGHTS, TILES> ? DENSE_WARPS
     if (warp + t * warps < columns) x[t].request(a, first_tile + warp + t * warps, lane);
   make_factors(a, rows, factors);
   if (a.planes.coefficient_type == BPDQ_CUDA_BF16)
-    stream_rows<PLANES, WIDE, true, EIGHTS, TILES>(a, stages, x, first_tile, columns, rows, pieces, factors);
+    stream_rows<PLANES, WIDE, true, EIGHTS, TILES>(a, stages, streams, x, columns, rows, pieces, factors);
   else
-    stream_rows<PLANES, WIDE, false, EIGHTS, TILES>(a, stages, x, first_tile, columns, rows, pieces, factors);
+    stream_rows<PLANES, WIDE, false, EIGHTS, TILES>(a, stages, streams, x, columns, rows, pieces, factors);
   if (gridDim.y > 1) merge_splits<EIGHTS>(a, rows, factors);
 }
 
@@ -360,8 +408,8 @@ typedef struct levels_shape {
   int warps, splits, blocks;
 } levels_shape;
 
-/* The shape whose multiprocessors have the fewest tiles to do. From measurements on an H200: fewer than 14 warps leave issue slots idle,
- * and to share rows costs as much as about eight tiles, and half a tile for each part of a row tile. */
+/* The shape whose multiprocessors have the fewest tiles to do. From measurements on an H200: fewer than 26 tiles at once leave issue slots
+ * idle, and to share rows costs as much as about eight tiles, and two for each part of a row tile. */
 static levels_shape choose_shape(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows) {
   levels_shape best = {max_rows <= 8 ? 1 : 2, 0, 0, 0, 0};
   int columns = (int)planes->column_tiles, row_tiles = (int)((planes->rows + 15) / 16), all = queue->multiprocessors;
@@ -375,9 +423,9 @@ static levels_shape choose_shape(const bpdq_cuda_queue *queue, const bpdq_cuda_p
       int blocks = resident * all / splits;
       if (blocks > row_tiles) blocks = row_tiles;
       if (blocks < 1 || (splits > 1 && blocks > BPDQ_CUDA_SCRATCH_COUNTERS)) continue;
-      double load = (double)resident * ((row_tiles + blocks - 1) / blocks) * columns / splits;
-      if (resident * warps < 14) load *= 14.0 / (resident * warps);
-      double cost = load + (splits > 1 ? 8 + 0.5 * splits * row_tiles / all : 0);
+      int at_once = resident * warps * tiles;
+      double load = (double)((row_tiles + blocks - 1) / blocks) * (at_once < 26 ? 26 : at_once);
+      double cost = load + (splits > 1 ? 8 + 2.0 * splits * row_tiles / all : 0);
       if (best.blocks && cost >= best_cost) continue;
       best_cost = cost;
       best = (levels_shape){best.eights, tiles, warps, splits, blocks};
@@ -411,6 +459,8 @@ cudaError_t bpdq_cuda_planes_levels(const bpdq_cuda_queue *queue, const bpdq_cud
   arguments.inverse_width = 1.0f / (float)planes->columns;
   arguments.row_tiles = (int)((planes->rows + 15) / 16);
   arguments.group_shift = planes->group == 32 ? 0 : planes->group == 64 ? 1 : planes->group == 128 ? 2 : planes->group == 256 ? 3 : -1;
+  arguments.words_step = s.blocks * planes->column_tiles * (planes->planes * 512);
+  arguments.coefficients_step = s.blocks * planes->groups * ((planes->planes + 1) * 32);
   arguments.arrivals = (int32_t *)scratch;
   arguments.sums = (float *)((char *)scratch + BPDQ_CUDA_SCRATCH_COUNTERS * sizeof(int32_t));
   arguments.output = *output;
@@ -420,5 +470,5 @@ cudaError_t bpdq_cuda_planes_levels(const bpdq_cuda_queue *queue, const bpdq_cud
                        : planes->planes == 2 ? kernel_for<2>(&s, wide)
                                              : kernel_for<3>(&s, wide);
   return launch(queue, kernel, dim3((unsigned)s.blocks, (unsigned)s.splits), (unsigned)s.warps * 32,
-                (size_t)(4 * s.warps * s.eights * 8 * PITCH) * sizeof(float), pointers);
+                (size_t)(4 * MAX_WARPS * s.eights * 8 * PITCH) * sizeof(float), pointers);
 }
