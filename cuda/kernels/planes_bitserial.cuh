@@ -261,14 +261,11 @@ __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a,
   }
 }
 
-/* The coefficients of a tile that a thread works on, as many as planes and groups: what the registers of the stream depend on. */
-constexpr int stream_weight(int planes, int group) { return planes * (256 / group); }
-
 /* Threads of a multiprocessor that have registers for the stream: 64 each, or 80. */
-constexpr int stream_threads(int planes, int group) { return stream_weight(planes, group) <= 4 ? 1024 : 768; }
+constexpr int stream_threads(int planes, int group) { return planes <= 2 && group >= 128 ? 1024 : 768; }
 
-/* Four planes spill forty registers. */
-constexpr bool can_stream(int planes, int group) { return planes < 4 && stream_weight(planes, group) <= 8; }
+/* Others have too many numbers to a tile: four planes spill forty registers. */
+constexpr bool can_stream(int planes, int group) { return planes < 4 && planes * (256 / group) <= 8; }
 
 /* column_tiles / 2 warps, rounded up: two at least. */
 template <int PLANES, int GROUP, int SLICES>
