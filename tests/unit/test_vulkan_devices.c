@@ -226,11 +226,13 @@ static void decode(bpdq_backend *backend, bpdq_activations activations, float *y
 }
 
 static float expected[PROJECTED];
+static bool has_subgroups; /* the device as it is: 32 threads or more, and used */
 
 /* By the plain kernels of the device as it is. */
 static int find_expected(void **unused) {
   (void)unused;
   bpdq_backend *backend = first_vulkan_device();
+  has_subgroups = strstr(backend->info.features, "subgroup");
   decode(backend, BPDQ_ACTIVATIONS_F32, expected);
   backend->destroy(backend);
   return 0;
@@ -280,7 +282,8 @@ static void refuses_fewer(void **unused) {
   stop_device(backend);
 }
 
-/* ---- subgroups: those of the device below have 8 threads or so, which is what a driver does that says one thing and runs another ---- */
+/* ---- subgroups: those of CI's device have 8 threads or so, which is what a driver does that says one thing and runs another; on a device
+ * that has what is claimed here there is nothing to find ---- */
 
 /* With one that keeps to what it says the builds with subgroups would stay; here the device check has to find that they are wrong. */
 static void expect_switched_off(bpdq_backend *backend) {
@@ -292,6 +295,7 @@ static void expect_switched_off(bpdq_backend *backend) {
 
 static void finds_subgroups_that_are_narrow(void **unused) {
   (void)unused;
+  if (has_subgroups) skip();
   bpdq_backend *backend = NULL;
   bpdq_error error = {0};
   claims.least = claims.most = 32;
@@ -304,6 +308,7 @@ static void finds_subgroups_that_are_narrow(void **unused) {
 
 static void requires_full_subgroups(void **unused) {
   (void)unused;
+  if (has_subgroups) skip();
   bpdq_backend *backend = NULL;
   bpdq_error error = {0};
   claims.least = 8;

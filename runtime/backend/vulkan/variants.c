@@ -3,7 +3,7 @@
 #include <stdlib.h>
 
 #define BUSY_THREADS 131072 /* about what fills a large device */
-#define LONG_BLOCKS 64      /* of a row that many threads can share */
+#define LONG_BLOCKS 64      /* of a row: enough for many threads, or for large work groups */
 #define LEAST_THREADS 128   /* every Vulkan device has as many */
 
 /* Measured on an H200 (docs/benchmarks/log.md); the last ones serve shapes and devices that the first ones do not suit. */
@@ -42,9 +42,10 @@ static vulkan_dot_variant spread(const vulkan_dot_shape *shape) {
 
 static vulkan_dot_variant winner(const vulkan_dot_shape *shape) {
   if (shape->is_cpu || shape->tokens > 1) return spread(shape);
-  if (shape->rows * variants[MANY_ROWS].slices >= BUSY_THREADS) return variants[MANY_ROWS];
-  if (shape->transform == BPDQ_TRANSFORM_SILU_GATE && shape->blocks >= LONG_BLOCKS) return variants[LONG_ROWS];
-  return variants[shape->transform == BPDQ_TRANSFORM_RMS_NORM ? FEW_ROWS_NORM : FEW_ROWS];
+  bool is_long = shape->blocks >= LONG_BLOCKS;
+  if (shape->rows * variants[MANY_ROWS].slices >= BUSY_THREADS) return variants[is_long ? PLAIN : MANY_ROWS];
+  if (shape->transform == BPDQ_TRANSFORM_SILU_GATE && is_long) return variants[LONG_ROWS];
+  return variants[shape->transform == BPDQ_TRANSFORM_RMS_NORM && !is_long ? FEW_ROWS_NORM : FEW_ROWS];
 }
 
 vulkan_dot_variant bpdq_vulkan_usual_variant(const vulkan_dot_shape *shape) {
