@@ -218,7 +218,7 @@ static int make_random(const model_flags *flags, const bench_flags *own, cli_mod
 }
 
 static int run(const command *self, int argc, char **argv) {
-  bench_flags own = {.planes = 2, .group = 128, .prompt = 512, .tokens = 128, .batch = 1, .repeats = REPEATS};
+  bench_flags own = {.prompt = 512, .tokens = 128, .batch = 1, .repeats = REPEATS};
   model_flags flags = model_flags_default();
   void *bases[] = {&own, &flags};
   const char *words[MAX_POSITIONALS];
@@ -226,6 +226,9 @@ static int run(const command *self, int argc, char **argv) {
   if (!options_parse(self, bases, argc, argv, words, &code)) return code;
   if (!words[0] == !own.shape)
     return options_wrong(self, own.shape ? "MODEL and --shape exclude each other" : "MODEL or --shape NAME is missing");
+  if (words[0] && (own.planes || own.group)) return options_wrong(self, "--planes and --group belong to --shape; a MODEL has its own");
+  if (!own.planes) own.planes = 2;
+  if (!own.group) own.group = 128;
   if (own.group % 32) return options_wrong(self, "--group: %lld is not a multiple of 32", (long long)own.group);
   if ((!own.prompt || own.batch > 1) && !own.tokens) return options_wrong(self, "-p 0 and -n 0 leave nothing to measure");
   if (flags.json) own.format = REPORT_JSON;

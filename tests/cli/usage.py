@@ -77,6 +77,8 @@ WRONG = [
     (["eval", MODEL, "--text", "x", "--every", "0"], ["--every"]),
     (["bench"], ["MODEL or --shape"]),
     (["bench", MODEL, "--shape", "qwen2.5-7b"], ["exclude"]),
+    (["bench", MODEL, "--planes", "3"], ["--planes", "belong to --shape"]),
+    (["bench", MODEL, "--group", "64"], ["--group", "belong to --shape"]),
     (["bench", "--shape", "qwen2.5-0.5b", "--planes", "9"], ["--planes", "outside 1 to 8"]),
     (["bench", "--shape", "qwen2.5-0.5b", "--group", "48"], ["--group", "multiple of 32"]),
     (["bench", "--shape", "qwen2.5-0.5b", "-p", "0", "-n", "0"], ["nothing to measure"]),
