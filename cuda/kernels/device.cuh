@@ -69,6 +69,16 @@ __device__ __forceinline__ int row_count(const bpdq_cuda_run &run, bool last) { 
 
 __device__ __forceinline__ void prefetch_l2(const void *address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
 
+/* An address in shared memory, made once: in kernels that are short of registers the compiler would make it again wherever it is used. */
+__device__ __forceinline__ unsigned kept_shared_address(const float *place) {
+  unsigned address = (unsigned)__cvta_generic_to_shared(place);
+  asm volatile("" : "+r"(address));
+  return address;
+}
+__device__ __forceinline__ void store_shared(unsigned address, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+
 __device__ __forceinline__ void copy_async_16(void *shared, const void *global) {
   unsigned address = (unsigned)__cvta_generic_to_shared(shared);
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");

@@ -212,14 +212,14 @@ __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bit
   if (writes) a.output.data[n] = fmaf(total, factor, start);
 }
 
+#define STREAM_PLACES 4 /* sums of two row tiles are read while those of the next two are written */
+
 /* Short rows: a warp's two column tiles are the same in each row tile of its block, so that their activations stay in registers, and the
  * next row tile's weights are requested as soon as this one's are used: the memory is busy while sums are put together. That is done for
  * two row tiles at a time, by two warps in turns.
  *
- * Registers are so short that the compiler would make addresses and lane numbers again for each tile; hence the pointers, which go on by a
- * step, and the address in shared memory, which is hidden from it. */
-#define STREAM_PLACES 4 /* sums of two row tiles are read while those of the next two are written */
-
+ * Registers are so short that the compiler would make addresses again for each tile; hence the pointers, which go on by a step, and the
+ * address in shared memory, which is kept. */
 template <bool BF16, int PLANES, int GROUP, int SLICES>
 __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a, row_tile<PLANES, GROUP, SLICES> stages[2],
                                                    const uint4 *words, const uint32_t *coefficients,
@@ -227,8 +227,7 @@ __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a,
   constexpr int PLACE = BITSERIAL_MAX_WARPS * 16;
   int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, adder = warp;
   bool second = warp + warps < a.column_tiles;
-  unsigned address = (unsigned)__cvta_generic_to_shared(&partial[0][warp][lane >> 2]);
-  asm volatile("" : "+r"(address));
+  unsigned address = kept_shared_address(&partial[0][warp][lane >> 2]);
 #pragma unroll 1
   for (int unit = blockIdx.x, k = 0; unit < a.row_tiles; unit += gridDim.x, k++) {
     bool more = unit + (int)gridDim.x < a.row_tiles;
@@ -245,8 +244,8 @@ __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a,
     sum = bitserial<PLANES, GROUP, SLICES>::add_lanes(sum, lane);
     if ((lane & 3) == 0) {
       unsigned to = address + k % STREAM_PLACES * (PLACE * (int)sizeof(float));
-      asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(sum.x) : "memory");
-      asm volatile("st.shared.f32 [%0], %1;" ::"r"(to + 8 * (int)sizeof(float)), "f"(sum.y) : "memory");
+      store_shared(to, sum.x);
+      store_shared(to + 8 * (int)sizeof(float), sum.y);
     }
     if (more && !(k & 1)) continue;
     int back = (k & 1) - adder, n = (unit - back * (int)gridDim.x) * 16 + (lane & 15);
@@ -261,15 +260,16 @@ __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a,
   }
 }
 
-/* Threads of a multiprocessor that have registers for the stream: 64 each, or 80. */
-constexpr int stream_threads(int planes, int group) { return planes <= 2 && group >= 128 ? 1024 : 768; }
+/* Largest blocks on a multiprocessor, and threads that have registers for the stream there: 64 each, or 80. */
+constexpr int stream_blocks(int planes, int group) { return planes <= 2 && group >= 128 ? 2 : 1; }
+constexpr int stream_threads(int planes, int group) { return stream_blocks(planes, group) == 2 ? 1024 : 768; }
 
 /* Others have too many numbers to a tile: four planes spill forty registers. */
 constexpr bool can_stream(int planes, int group) { return planes < 4 && planes * (256 / group) <= 8; }
 
 /* column_tiles / 2 warps, rounded up: two at least. */
 template <int PLANES, int GROUP, int SLICES>
-__global__ void __launch_bounds__(stream_threads(PLANES, GROUP) == 1024 ? 512 : 768, stream_threads(PLANES, GROUP) == 1024 ? 2 : 1)
+__global__ void __launch_bounds__(stream_threads(PLANES, GROUP) / stream_blocks(PLANES, GROUP), (stream_blocks(PLANES, GROUP)))
     row_stream_kernel(bitserial_arguments a) {
   __shared__ float partial[STREAM_PLACES][BITSERIAL_MAX_WARPS][16];
   __shared__ float factor; /* of the norm */

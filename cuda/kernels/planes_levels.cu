@@ -229,12 +229,9 @@ __device__ __forceinline__ static void multiply_tile(const level_tile<PLANES, WI
   }
 }
 
-/* Where a lane leaves its sums in a warp's piece of shared memory, [row of activations][output]: an address there, made once. Registers are
- * so short that the compiler would make it again for each row tile. */
+/* Where a lane leaves its first sum in a warp's piece of shared memory, [row of activations][output]. */
 __device__ __forceinline__ static unsigned sums_address(const float *piece, int lane) {
-  unsigned address = (unsigned)__cvta_generic_to_shared(piece + (lane & 3) * 2 * PITCH + (lane >> 2));
-  asm volatile("" : "+r"(address));
-  return address;
+  return kept_shared_address(piece + (lane & 3) * 2 * PITCH + (lane >> 2));
 }
 
 template <int EIGHTS>
@@ -242,8 +239,7 @@ __device__ __forceinline__ static void leave_sums(const float sums[EIGHTS][4], u
 #pragma unroll
   for (int e = 0; e < EIGHTS; e++)
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      asm volatile("st.shared.f32 [%0], %1;" ::"r"(address + ((8 * e + (i & 1)) * PITCH + (i >> 1) * 8) * 4), "f"(sums[e][i]) : "memory");
+    for (int i = 0; i < 4; i++) store_shared(address + ((8 * e + (i & 1)) * PITCH + (i >> 1) * 8) * 4, sums[e][i]);
 }
 
 /* The norm's factors of the rows, 1 where there is no norm. */
