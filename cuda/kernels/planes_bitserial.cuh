@@ -225,7 +225,8 @@ __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a,
                                                    const uint4 *words, const uint32_t *coefficients,
                                                    float partial[STREAM_PLACES][BITSERIAL_MAX_WARPS][16], const float *factor) {
   constexpr int PLACE = BITSERIAL_MAX_WARPS * 16;
-  int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31, adder = warp;
+  int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+  int adder = warp; /* 0 and 1 add up a pair of row tiles, the others come two nearer to their turn */
   bool second = warp + warps < a.column_tiles;
   unsigned address = kept_shared_address(&partial[0][warp][lane >> 2]);
 #pragma unroll 1
