@@ -68,20 +68,25 @@ vec4 scales_of(uint token, uint pair) {
   return uintBitsToFloat(prepared[token * prepared_row(push.blocks) + scales_at(push.blocks) + pair]);
 }
 
-// 1 / rms of a prepared row. Among 32 threads, however many more a subgroup has: gl_SubgroupSize may count lanes that do not run (MoltenVK
-// reports 64 on AMD's Radeon Pro, where 32 run).
-float prepared_factor(uint token) {
-  uint first = token * prepared_row(push.blocks) + squares_at(push.blocks);
+// What 1 / rms of a prepared row needs, on its way while the weights are multiplied: the thread's share of the squares' sum.
+float prepared_squares(uint token) {
+  uint blocks = COPIED != 0 ? BLOCKS : push.blocks, first = token * prepared_row(push.blocks) + squares_at(push.blocks);
   vec4 sums = vec4(0);
 #ifdef SUBGROUP
-  for (uint i = gl_LocalInvocationIndex % 32; i < push.blocks; i += 32) sums += uintBitsToFloat(prepared[first + i]);
-  float sum = sums.x + sums.y + sums.z + sums.w;
-  UNROLL for (uint i = 1; i < 32; i <<= 1) sum += subgroupShuffleXor(sum, i);
+  for (uint i = gl_LocalInvocationIndex % 32; i < blocks; i += 32) sums += uintBitsToFloat(prepared[first + i]);
 #else
-  for (uint i = 0; i < push.blocks; i++) sums += uintBitsToFloat(prepared[first + i]);
-  float sum = sums.x + sums.y + sums.z + sums.w;
+  for (uint i = 0; i < blocks; i++) sums += uintBitsToFloat(prepared[first + i]);
 #endif
-  return inversesqrt(sum / float(push.columns) + push.epsilon);
+  return sums.x + sums.y + sums.z + sums.w;
+}
+
+// Among 32 threads, however many more a subgroup has: gl_SubgroupSize may count lanes that do not run (MoltenVK reports 64 on AMD's Radeon
+// Pro, where 32 run).
+float factor_of(float squares) {
+#ifdef SUBGROUP
+  UNROLL for (uint i = 1; i < 32; i <<= 1) squares += subgroupShuffleXor(squares, i);
+#endif
+  return inversesqrt(squares / float(push.columns) + push.epsilon);
 }
 
 // ---- the product ----
@@ -241,12 +246,12 @@ void main() {
     }
   vec4 next_norm = vec4(0);
   if (NEXT == NORMED) next_norm = fetch_next_norm();
+  float squares[BATCH];
+  UNROLL for (uint t = 0; t < BATCH; t++) squares[t] = TRANSFORM == NORMED ? prepared_squares(min(first + t, count - 1)) : 0.0;
   if (COPIED != 0) {
     for (uint i = thread; i < BLOCKS * (8 * BYTES + 2); i += THREADS) own_x[i] = prepared[i];
     barrier();
   }
-  float factors[BATCH];
-  UNROLL for (uint t = 0; t < BATCH; t++) factors[t] = TRANSFORM == NORMED ? prepared_factor(min(first + t, count - 1)) : 1.0;
   for (uint step = slice; step < push.blocks; step += SLICES * AHEAD)
     UNROLL for (uint i = 0; i < AHEAD; i++) {
       uint block = step + i * SLICES;
@@ -257,14 +262,16 @@ void main() {
         UNROLL for (uint t = 0; t < BATCH; t++) add_products(r, block, min(first + t, count - 1), t);
       }
     }
-  UNROLL for (uint t = 0; t < BATCH; t++)
+  UNROLL for (uint t = 0; t < BATCH; t++) {
+    float factor = TRANSFORM == NORMED ? factor_of(squares[t]) : 1.0;
     UNROLL for (uint n = 0; n < ROWS; n++) {
       uint row = tiles[n] * 8 + r;
-      float result = add_slices(results[n * BATCH + t], slice) * factors[t] + addends[n * BATCH + t];
+      float result = add_slices(results[n * BATCH + t], slice) * factor + addends[n * BATCH + t];
       bool stores = slice == 0 && row < push.rows && first + t < count;
       if (stores) y[place_of(first + t, row)] = result;
       if (NEXT != 0 && slice == 0) outputs[n * COVERED + thread / (8 * SLICES) * 8 + r] = stores ? result : 0.0;
     }
+  }
   if (NEXT != 0) {
     barrier();
     prepare_next(next_norm);
