@@ -260,6 +260,18 @@ static void few_rows(suite *s) {
     run_attention(s, &cases[i], 1100 + i, cases[i].sequences * cases[i].tokens, BPDQ_ACTIVATIONS_8);
 }
 
+/* Backends may have a kernel of its own for rows far into the context, alone, as a batch, or beside others that are not. */
+static void deep_rows(suite *s) {
+  static const attention_case cases[] = {
+      {28, 4, 128, 1300, 1, 1200, 1, BPDQ_KV_F16, false, 0}, {7, 1, 128, 1200, 1, 1150, 1, BPDQ_KV_Q8, false, 0},
+      {8, 1, 64, 1100, 1, 1024, 1, BPDQ_KV_Q8, false, 0},    {3, 1, 80, 1100, 1, 1060, 1, BPDQ_KV_F16, false, 0},
+      {5, 1, 96, 1030, 1, 1023, 1, BPDQ_KV_F16, false, 0},   {2, 1, 112, 1100, 1, 1041, 1, BPDQ_KV_Q8, false, 0},
+      {7, 1, 32, 4500, 1, 4430, 1, BPDQ_KV_F16, true, 0},    {9, 1, 32, 1100, 1, 1030, 1, BPDQ_KV_F16, false, 0},
+      {7, 1, 64, 1100, 3, 1050, 1, BPDQ_KV_F16, false, 500}, {4, 2, 64, 1100, 2, 1080, 3, BPDQ_KV_Q8, true, 1000}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    run_attention(s, &cases[i], 940 + i, cases[i].sequences * cases[i].tokens, BPDQ_ACTIVATIONS_8);
+}
+
 void suite_attention(suite *s) {
   suite_section(s, "rope and attention");
   static const attention_case cases[] = {
@@ -290,6 +302,5 @@ void suite_attention(suite *s) {
                                               {4, 1, 64, 3000, 1, 2000, 300, BPDQ_KV_F16, false, 0}};
   for (size_t i = 0; i < sizeof long_cases / sizeof *long_cases; i++)
     run_attention(s, &long_cases[i], 800 + i, 0, i ? BPDQ_ACTIVATIONS_16 : BPDQ_ACTIVATIONS_F32);
-  static const attention_case long_single = {28, 4, 128, 1300, 1, 1200, 1, BPDQ_KV_F16, false, 0};
-  run_attention(s, &long_single, 950, 1, BPDQ_ACTIVATIONS_8);
+  deep_rows(s);
 }

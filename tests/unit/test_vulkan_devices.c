@@ -352,10 +352,10 @@ static void wants_fast_dot_products(void **unused) {
 
 /* ---- shared memory ---- */
 
-static void expect_cut(uint32_t shared_kib, uint32_t group_threads, bool subgroup, uint32_t group, uint32_t head_dim,
+static void expect_cut(uint32_t shared_kib, uint32_t group_threads, bool subgroup, bool shallow, uint32_t group, uint32_t head_dim,
                        vulkan_attention_cut expected) {
   vulkan_limits limits = {.shared_bytes = shared_kib << 10, .group_threads = group_threads};
-  vulkan_attention_cut cut = bpdq_vulkan_cut_attention(&limits, false, subgroup, group, head_dim);
+  vulkan_attention_cut cut = bpdq_vulkan_cut_attention(&limits, false, subgroup, shallow, group, head_dim);
   assert_int_equal(cut.threads, expected.threads);
   assert_int_equal(cut.heads, expected.heads);
   assert_int_equal(cut.chunks, expected.chunks);
@@ -365,13 +365,13 @@ static void expect_cut(uint32_t shared_kib, uint32_t group_threads, bool subgrou
 /* Where memory is short, fewer threads keep the heads together. */
 static void attention_is_cut(void **unused) {
   (void)unused;
-  expect_cut(48, 1024, true, 7, 128, (vulkan_attention_cut){512, 4, 2, 4}); /* as measured (docs/benchmarks/log.md) */
-  expect_cut(48, 1024, true, 8, 128, (vulkan_attention_cut){512, 4, 2, 4});
-  expect_cut(48, 1024, true, 6, 64, (vulkan_attention_cut){512, 3, 2, 3});
-  expect_cut(16, 1024, false, 4, 128, (vulkan_attention_cut){256, 4, 1, 1});
-  expect_cut(16, 256, false, 4, 128, (vulkan_attention_cut){256, 4, 1, 1});
-  expect_cut(16, 1024, false, 5, 64, (vulkan_attention_cut){256, 3, 2, 2});
-  expect_cut(16, 1024, false, 1, 256, (vulkan_attention_cut){256, 1, 1, 1});
+  expect_cut(48, 1024, true, false, 7, 128, (vulkan_attention_cut){512, 4, 2, 4}); /* as measured (docs/benchmarks/log.md) */
+  expect_cut(48, 1024, true, false, 8, 128, (vulkan_attention_cut){512, 4, 2, 4});
+  expect_cut(48, 1024, true, false, 6, 64, (vulkan_attention_cut){512, 3, 2, 3});
+  expect_cut(16, 1024, false, false, 4, 128, (vulkan_attention_cut){256, 4, 1, 1});
+  expect_cut(16, 256, false, false, 4, 128, (vulkan_attention_cut){256, 4, 1, 1});
+  expect_cut(16, 1024, false, false, 5, 64, (vulkan_attention_cut){256, 3, 2, 2});
+  expect_cut(16, 1024, false, false, 1, 256, (vulkan_attention_cut){256, 1, 1, 1});
 }
 
 int main(void) {

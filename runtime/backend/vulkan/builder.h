@@ -59,6 +59,8 @@ typedef struct vulkan_builder {
   uint64_t scratch_bytes[VULKAN_SCRATCHES];
   const vulkan_dot_variant *variant; /* for all products of integers, or NULL */
   bool refused;                      /* a product cannot have it */
+  bool deep;                         /* for runs that reach VULKAN_DEEP */
+  bool minds_depth;                  /* an operation is built otherwise for those */
   vulkan_prepared prepared;
 } vulkan_builder;
 
@@ -100,7 +102,9 @@ typedef struct vulkan_attention_cut {
   uint32_t chunks;         /* work groups per kv head; as even as they come: 5 heads are 3 + 2 */
   uint32_t merge;          /* heads merged at once */
 } vulkan_attention_cut;
-vulkan_attention_cut bpdq_vulkan_cut_attention(const vulkan_limits *limits, bool is_cpu, bool subgroup, uint32_t group, uint32_t head_dim);
+/* `shallow`: long contexts are for another kernel. */
+vulkan_attention_cut bpdq_vulkan_cut_attention(const vulkan_limits *limits, bool is_cpu, bool subgroup, bool shallow, uint32_t group,
+                                               uint32_t head_dim);
 bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op *op, bpdq_error *error);
 /* Both in one dispatch: for programs of one row, where no other row's key is needed. */
 bool bpdq_vulkan_can_fuse_rope(const vulkan_builder *builder, const bpdq_op *first, const bpdq_op *second);

@@ -224,8 +224,8 @@ static void link_chain(feature_chain *chain, bool has_size_control, bool has_dot
 }
 
 #ifdef VK_KHR_cooperative_matrix
-/* True where f16 x f16 + f32 is offered as 16x16x16 at subgroup scope. */
-static bool has_matrix_shape(const vulkan_context *context) {
+/* True where f16 x f16 + f32 is offered as 16 x `columns` x 16 at subgroup scope. */
+static bool has_matrix_shape(const vulkan_context *context, uint32_t columns) {
   PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR get =
       (PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)context->instance_functions.GetPhysicalDeviceCooperativeMatrixPropertiesKHR;
   uint32_t count = 0;
@@ -236,7 +236,7 @@ static bool has_matrix_shape(const vulkan_context *context) {
   bool found = false;
   if (get(context->physical_device, &count, list) >= 0)
     for (uint32_t i = 0; i < count && !found; i++)
-      found = list[i].MSize == 16 && list[i].NSize == 16 && list[i].KSize == 16 && list[i].AType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
+      found = list[i].MSize == 16 && list[i].NSize == columns && list[i].KSize == 16 && list[i].AType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
               list[i].BType == VK_COMPONENT_TYPE_FLOAT16_KHR && list[i].CType == VK_COMPONENT_TYPE_FLOAT32_KHR &&
               list[i].ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR && list[i].scope == VK_SCOPE_SUBGROUP_KHR;
   free(list);
@@ -270,7 +270,8 @@ static void features_from_chain(vulkan_context *context, const feature_chain *ch
   context->features.cooperative_matrix = chain->cooperative_matrix.cooperativeMatrix && chain->float16.shaderFloat16 &&
                                          chain->storage16.storageBuffer16BitAccess && chain->memory_model.vulkanMemoryModel &&
                                          way_of(context, VULKAN_SUBGROUP_EXACT) != VULKAN_SUBGROUP_IMPOSSIBLE &&
-                                         context->limits.shared_bytes >= MATRIX_SHARED_BYTES && has_matrix_shape(context);
+                                         context->limits.shared_bytes >= MATRIX_SHARED_BYTES && has_matrix_shape(context, 16);
+  context->features.narrow_matrix = context->features.cooperative_matrix && has_matrix_shape(context, 8);
 #endif
 }
 
@@ -420,7 +421,7 @@ static bpdq_status import_device(vulkan_context *context, const bpdq_vulkan_impo
   read_enabled_features(import->enabled_features, &enabled);
   features_from_chain(context, &enabled);
   context->features.memory_budget = was_enabled(import, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
-  if (!was_enabled(import, "VK_KHR_cooperative_matrix")) context->features.cooperative_matrix = false;
+  if (!was_enabled(import, "VK_KHR_cooperative_matrix")) context->features.cooperative_matrix = context->features.narrow_matrix = false;
   return BPDQ_OK;
 }
 

@@ -14,6 +14,7 @@ typedef struct vulkan_features {
   bool integer_dot;        /* VK_KHR_shader_integer_dot_product, 4 x int8 packed, signed and accelerated (but on CPU devices) */
   bool subgroup;           /* subgroups for the *_subgroup shaders; not on CPU devices, whose compilers take minutes over them */
   bool cooperative_matrix; /* VK_KHR_cooperative_matrix: 16x16x16, f16 in and f32 out, subgroup scope */
+  bool narrow_matrix;      /* 16x8x16 as well */
   bool memory_budget;      /* VK_EXT_memory_budget */
 } vulkan_features;
 

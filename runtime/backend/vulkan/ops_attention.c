@@ -5,9 +5,15 @@
 #define ROPE_THREADS 64
 #define ATTENTION_THREADS 512 /* where the device has them: short contexts are bound by the instructions of a thread */
 #define ATTENTION_LEAST_THREADS 128
-#define MAX_HEADS 4        /* query heads per work group: more would leave a large device idle in short contexts */
-#define SPLIT_TOKENS 16    /* up to this many rows the context is split, to fill the device */
-#define SPLIT_POSITIONS 64 /* what a work group takes at a time */
+#define MAX_HEADS 4         /* query heads per work group: more would leave a large device idle in short contexts */
+#define SHALLOW_THREADS 256 /* the same two where long contexts have a kernel of their own (docs/benchmarks/log.md) */
+#define SHALLOW_HEADS 2
+#define MATRIX_THREADS 256 /* on cooperative matrices, whose tiles have columns for all heads of most models */
+#define MATRIX_HEADS 8
+#define MATRIX_POSITIONS 128
+#define MATRIX_SHARED_BYTES 48640 /* at most */
+#define SPLIT_TOKENS 16           /* up to this many rows the context is split, to fill the device */
+#define SPLIT_POSITIONS 64        /* what a work group takes at a time */
 #define CPU_SPLIT_POSITIONS 512
 #define MAX_SPLITS 64        /* attention.comp merges no more */
 #define ATTENTION_BINDINGS 9 /* of attention.comp, the only shader with so many */
@@ -81,6 +87,7 @@ bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_ro
 typedef struct attention_plan {
   const vulkan_tensor *qkv, *output, *keys, *values;
   vulkan_attention_cut cut;
+  bool matrix;     /* on cooperative matrices, which round queries and probabilities to f16 */
   uint32_t splits; /* parts of the context at most, 0: it is not cut */
 } attention_plan;
 
@@ -99,11 +106,12 @@ static bool fits(const vulkan_limits *limits, bool subgroup, uint32_t most_threa
   return false;
 }
 
-vulkan_attention_cut bpdq_vulkan_cut_attention(const vulkan_limits *limits, bool is_cpu, bool subgroup, uint32_t group, uint32_t head_dim) {
-  uint32_t most_threads = is_cpu ? ATTENTION_LEAST_THREADS : ATTENTION_THREADS;
+vulkan_attention_cut bpdq_vulkan_cut_attention(const vulkan_limits *limits, bool is_cpu, bool subgroup, bool shallow, uint32_t group,
+                                               uint32_t head_dim) {
+  uint32_t most_threads = is_cpu ? ATTENTION_LEAST_THREADS : shallow ? SHALLOW_THREADS : ATTENTION_THREADS;
   while (most_threads > limits->group_threads && most_threads > ATTENTION_LEAST_THREADS) most_threads /= 2;
   vulkan_attention_cut cut = {.merge = 1};
-  for (uint32_t most = MAX_HEADS; most > 0; most--) {
+  for (uint32_t most = shallow ? SHALLOW_HEADS : MAX_HEADS; most > 0; most--) {
     uint32_t chunks = (group + most - 1) / most;
     cut.heads = (group + chunks - 1) / chunks;
     cut.chunks = (group + cut.heads - 1) / cut.heads;
@@ -117,6 +125,37 @@ vulkan_attention_cut bpdq_vulkan_cut_attention(const vulkan_limits *limits, bool
   return cut;
 }
 
+/* Whether long contexts are for cooperative matrices. */
+static bool suits_matrix(const vulkan_builder *builder, const bpdq_op_attention *op) {
+  const vulkan_context *context = &builder->vulkan->context;
+  return builder->program->activations != BPDQ_ACTIVATIONS_F32 && context->features.narrow_matrix && context->features.subgroup &&
+         op->head_dim % 16 == 0 && op->head_dim <= TILE_UNITS * 8 && op->heads / op->kv_heads <= MATRIX_HEADS &&
+         context->limits.bindings >= ATTENTION_BINDINGS && context->limits.group_threads >= MATRIX_THREADS &&
+         context->limits.shared_bytes >= MATRIX_SHARED_BYTES;
+}
+
+/* Cuts the work of few rows, which share the context among work groups. On matrices each of them has a multiprocessor to itself. */
+static void cut_rows(vulkan_builder *builder, const bpdq_op_attention *op, attention_plan *plan) {
+  const vulkan_context *context = &builder->vulkan->context;
+  uint32_t group = (uint32_t)(op->heads / op->kv_heads);
+  uint64_t positions = (uint64_t)op->context, step = context->is_cpu ? CPU_SPLIT_POSITIONS : SPLIT_POSITIONS, most = MAX_SPLITS;
+  bool few = builder->program->max_tokens <= SPLIT_TOKENS, choice = few && positions > VULKAN_DEEP && suits_matrix(builder, op);
+  if (choice) builder->minds_depth = true;
+  plan->matrix = choice && builder->deep;
+  if (plan->matrix) {
+    plan->cut = (vulkan_attention_cut){MATRIX_THREADS, group, 1, 1};
+    step = MATRIX_POSITIONS;
+    if (context->limits.multiprocessors / (uint64_t)op->kv_heads < most) most = context->limits.multiprocessors / (uint64_t)op->kv_heads;
+  } else {
+    plan->cut =
+        bpdq_vulkan_cut_attention(&context->limits, context->is_cpu, context->features.subgroup, choice, group, (uint32_t)op->head_dim);
+    if (choice) positions = VULKAN_DEEP;
+  }
+  uint64_t splits = bpdq_ceil_div(positions, step);
+  if (splits > most) splits = most;
+  plan->splits = few && splits >= 2 ? (uint32_t)splits : 0;
+}
+
 static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attention *op, attention_plan *plan, bpdq_error *error) {
   int64_t tokens = builder->program->max_tokens;
   BPDQ_TRY(check_shape(builder, op->heads, op->kv_heads, op->head_dim, op->context, error));
@@ -124,17 +163,14 @@ static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attenti
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->output, BPDQ_TENSOR_F32, tokens, op->heads * op->head_dim, &plan->output, error));
   BPDQ_TRY(find_cache(builder, op->k_cache, op->kv_heads, op->head_dim, op->context, &plan->keys, error));
   BPDQ_TRY(find_cache(builder, op->v_cache, op->kv_heads, op->head_dim, op->context, &plan->values, error));
-  const vulkan_context *context = &builder->vulkan->context;
-  plan->cut = bpdq_vulkan_cut_attention(&context->limits, context->is_cpu, context->features.subgroup, (uint32_t)(op->heads / op->kv_heads),
-                                        (uint32_t)op->head_dim);
-  uint64_t step = context->is_cpu ? CPU_SPLIT_POSITIONS : SPLIT_POSITIONS, splits = bpdq_ceil_div((uint64_t)op->context, step);
-  plan->splits = tokens > SPLIT_TOKENS || splits < 2 ? 0 : splits < MAX_SPLITS ? (uint32_t)splits : MAX_SPLITS;
+  cut_rows(builder, op, plan);
   return BPDQ_OK;
 }
 
 /* With ATTENTION_BINDINGS storage buffers attention prepares the input of the product behind it. The few devices that have fewer get one
  * build without: v3dv's subgroups have 16 threads. */
-static const char *attention_shader(const vulkan_context *context, bool rope) {
+static const char *attention_shader(const vulkan_context *context, bool matrix, bool rope) {
+  if (matrix) return rope ? "attention_rope_matrix" : "attention_matrix";
   if (context->limits.bindings < ATTENTION_BINDINGS) return rope ? "attention_rope_alone" : "attention_alone";
   if (context->is_cpu) return rope ? "attention_rope" : "attention";
   if (context->features.subgroup) return rope ? "attention_rope_subgroup" : "attention_subgroup";
@@ -158,7 +194,7 @@ static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op *operati
   vulkan_dispatch dispatch;
   const uint32_t constants[] = {plan->cut.threads, (uint32_t)op->head_dim, plan->cut.heads, plan->keys->desc.kv_type == BPDQ_KV_Q8,
                                 plan->splits,      plan->cut.merge,        next_bytes};
-  const char *name = attention_shader(&builder->vulkan->context, rope != NULL);
+  const char *name = attention_shader(&builder->vulkan->context, plan->matrix, rope != NULL);
   BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, name, constants, 7, error));
   dispatch.grid[0] = (uint32_t)op->kv_heads * plan->cut.chunks;
   dispatch.extent[1] = VULKAN_EXTENT_TOKENS;

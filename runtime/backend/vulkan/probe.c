@@ -158,30 +158,33 @@ static bool integer_dot_is_right(bpdq_vulkan *vulkan, const question *q) {
 
 #define HEADS 2
 #define DIM 32
-#define POSITIONS 65 /* every thread of a subgroup has a score, and there is a second turn */
+#define POSITIONS 65                     /* every thread of a subgroup has a score, and there is a second turn */
+#define DEEP_POSITIONS (VULKAN_DEEP + 2) /* the last one reaches that */
 #define QKV ((HEADS + 2) * DIM)
 #define ATTENTION_LIMIT 1e-2 /* keys and values are kept in f16 */
 
 enum { T_QKV, T_OUTPUT, T_TABLE, T_KEYS, T_VALUES, T_COUNT };
 
 typedef struct attention_question {
-  float qkv[POSITIONS][QKV]; /* queries of HEADS heads, a key, a value */
-  float table[POSITIONS][DIM];
+  int positions;
+  bpdq_activations activations;
+  float qkv[DEEP_POSITIONS][QKV]; /* queries of HEADS heads, a key, a value */
+  float table[DEEP_POSITIONS][DIM];
   double answer[HEADS][DIM]; /* of the last row */
 } attention_question;
 
 static void make_attention_question(attention_question *q) {
   uint32_t seed = 2463534242u;
-  for (int i = 0; i < POSITIONS; i++)
+  for (int i = 0; i < q->positions; i++)
     for (int j = 0; j < QKV; j++) q->qkv[i][j] = next_value(&seed);
-  for (int i = 0; i < POSITIONS; i++) /* cosines, then sines: no rotation */
+  for (int i = 0; i < q->positions; i++) /* cosines, then sines: no rotation */
     for (int j = 0; j < DIM; j++) q->table[i][j] = j < DIM / 2 ? 1 : 0;
   memset(q->answer, 0, sizeof q->answer);
   for (int h = 0; h < HEADS; h++) {
     double total = 0;
-    for (int i = 0; i < POSITIONS; i++) {
+    for (int i = 0; i < q->positions; i++) {
       double score = 0;
-      for (int j = 0; j < DIM; j++) score += (double)q->qkv[POSITIONS - 1][h * DIM + j] * q->qkv[i][HEADS * DIM + j];
+      for (int j = 0; j < DIM; j++) score += (double)q->qkv[q->positions - 1][h * DIM + j] * q->qkv[i][HEADS * DIM + j];
       double weight = exp(score / DIM);
       total += weight;
       for (int j = 0; j < DIM; j++) q->answer[h][j] += weight * q->qkv[i][(HEADS + 1) * DIM + j];
@@ -192,29 +195,29 @@ static void make_attention_question(attention_question *q) {
 
 /* All rows but the last go to the caches, which the last one attends to. */
 static bpdq_status ask_attention(bpdq_vulkan *vulkan, const attention_question *q, float *answer, bpdq_error *error) {
-  const int64_t before = POSITIONS - 1;
+  const int64_t positions = q->positions, before = positions - 1;
   bpdq_tensor_desc tensors[T_COUNT] = {[T_QKV] = {.kind = BPDQ_TENSOR_F32, .rows = before, .columns = QKV},
                                        [T_OUTPUT] = {.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = HEADS * DIM},
-                                       [T_TABLE] = {.kind = BPDQ_TENSOR_F32, .rows = POSITIONS, .columns = DIM},
-                                       [T_KEYS] = {BPDQ_TENSOR_KV, POSITIONS, DIM, BPDQ_KV_F16, DIM},
-                                       [T_VALUES] = {BPDQ_TENSOR_KV, POSITIONS, DIM, BPDQ_KV_F16, DIM}};
+                                       [T_TABLE] = {.kind = BPDQ_TENSOR_F32, .rows = positions, .columns = DIM},
+                                       [T_KEYS] = {BPDQ_TENSOR_KV, positions, DIM, BPDQ_KV_F16, DIM},
+                                       [T_VALUES] = {BPDQ_TENSOR_KV, positions, DIM, BPDQ_KV_F16, DIM}};
   bpdq_op ops[2] = {{.kind = BPDQ_OP_ROPE_CACHE, .name = "the device check"}, {.kind = BPDQ_OP_ATTENTION, .name = "the device check"}};
-  ops[0].rope_cache = (bpdq_op_rope_cache){T_QKV, T_TABLE, T_KEYS, T_VALUES, HEADS, 1, DIM, POSITIONS, NULL, NULL, 0};
-  ops[1].attention = (bpdq_op_attention){T_QKV, T_OUTPUT, T_KEYS, T_VALUES, HEADS, 1, DIM, POSITIONS, 1.0f / DIM};
-  bpdq_program fill = {ops, 1, before, BPDQ_ACTIVATIONS_F32}, attend = {ops, 2, 1, BPDQ_ACTIVATIONS_F32};
+  ops[0].rope_cache = (bpdq_op_rope_cache){T_QKV, T_TABLE, T_KEYS, T_VALUES, HEADS, 1, DIM, positions, NULL, NULL, 0};
+  ops[1].attention = (bpdq_op_attention){T_QKV, T_OUTPUT, T_KEYS, T_VALUES, HEADS, 1, DIM, positions, 1.0f / DIM};
+  bpdq_program fill = {ops, 1, before, q->activations}, attend = {ops, 2, 1, q->activations};
   bpdq_state *state = NULL;
   bpdq_executable *filling = NULL, *attending = NULL;
-  int32_t positions[POSITIONS], sequences[POSITIONS] = {0};
-  for (int i = 0; i < POSITIONS; i++) positions[i] = i;
+  int32_t places[DEEP_POSITIONS], sequences[DEEP_POSITIONS] = {0};
+  for (int i = 0; i < q->positions; i++) places[i] = i;
   bpdq_status status;
   BPDQ_TRY_GOTO(bpdq_vulkan_state_create(vulkan, tensors, T_COUNT, &state, error), done);
   BPDQ_TRY_GOTO(bpdq_vulkan_compile(vulkan, state, &fill, &filling, error), done);
   BPDQ_TRY_GOTO(bpdq_vulkan_compile(vulkan, state, &attend, &attending, error), done);
-  BPDQ_TRY_GOTO(bpdq_vulkan_tensor_write(state, T_TABLE, 0, POSITIONS * DIM, q->table, error), done);
+  BPDQ_TRY_GOTO(bpdq_vulkan_tensor_write(state, T_TABLE, 0, positions * DIM, q->table, error), done);
   BPDQ_TRY_GOTO(bpdq_vulkan_tensor_write(state, T_QKV, 0, before * QKV, q->qkv, error), done);
-  BPDQ_TRY_GOTO(bpdq_vulkan_run(filling, &(bpdq_run){before, positions, sequences}, error), done);
+  BPDQ_TRY_GOTO(bpdq_vulkan_run(filling, &(bpdq_run){before, places, sequences}, error), done);
   BPDQ_TRY_GOTO(bpdq_vulkan_tensor_write(state, T_QKV, 0, QKV, q->qkv[before], error), done);
-  BPDQ_TRY_GOTO(bpdq_vulkan_run(attending, &(bpdq_run){1, positions + before, sequences}, error), done);
+  BPDQ_TRY_GOTO(bpdq_vulkan_run(attending, &(bpdq_run){1, places + before, sequences}, error), done);
   BPDQ_TRY_GOTO(bpdq_vulkan_tensor_read(state, T_OUTPUT, 0, HEADS * DIM, answer, error), done);
 done:
   bpdq_vulkan_executable_destroy(vulkan, filling);
@@ -223,13 +226,18 @@ done:
   return status;
 }
 
-static bool attention_is_right(bpdq_vulkan *vulkan) {
-  attention_question q;
+static bool attention_is_right(bpdq_vulkan *vulkan, int positions, bpdq_activations activations) {
+  attention_question *q = malloc(sizeof *q);
   float answer[HEADS * DIM];
   bpdq_error error = {0};
-  make_attention_question(&q);
-  bpdq_status status = ask_attention(vulkan, &q, answer, &error);
-  return is_near(vulkan, status, &error, answer, q.answer[0], HEADS * DIM, ATTENTION_LIMIT);
+  if (!q) return false;
+  q->positions = positions;
+  q->activations = activations;
+  make_attention_question(q);
+  bpdq_status status = ask_attention(vulkan, q, answer, &error);
+  bool right = is_near(vulkan, status, &error, answer, q->answer[0], HEADS * DIM, ATTENTION_LIMIT);
+  free(q);
+  return right;
 }
 
 /* ---- the verdict ---- */
@@ -243,11 +251,12 @@ static void switch_off(bpdq_vulkan *vulkan, bool *feature, const char *name) {
 bpdq_status bpdq_vulkan_probe(bpdq_vulkan *vulkan, bpdq_error *error) {
   vulkan_features *features = &vulkan->context.features;
   if (!bpdq_vulkan_shader("linear_dot8")) features->integer_dot = false;
-  if (!bpdq_vulkan_shader("matrix_planes")) features->cooperative_matrix = false;
+  if (!bpdq_vulkan_shader("matrix_planes")) features->cooperative_matrix = features->narrow_matrix = false;
   question *q = malloc(sizeof *q);
   if (!q) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
   make_question(q);
-  if (features->subgroup && !attention_is_right(vulkan)) switch_off(vulkan, &features->subgroup, "subgroup arithmetic");
+  if (features->subgroup && !attention_is_right(vulkan, POSITIONS, BPDQ_ACTIVATIONS_F32))
+    switch_off(vulkan, &features->subgroup, "subgroup arithmetic");
   if (features->integer_dot && !integer_dot_is_right(vulkan, q)) {
     /* Either of the two features may be to blame: try without subgroups first. */
     bool had_subgroup = features->subgroup;
@@ -261,6 +270,8 @@ bpdq_status bpdq_vulkan_probe(bpdq_vulkan *vulkan, bpdq_error *error) {
   }
   if (features->cooperative_matrix && !is_right(vulkan, q, &matrix_question))
     switch_off(vulkan, &features->cooperative_matrix, "cooperative matrix");
+  if (features->narrow_matrix && !attention_is_right(vulkan, DEEP_POSITIONS, BPDQ_ACTIVATIONS_8))
+    switch_off(vulkan, &features->narrow_matrix, "cooperative matrix 16x8x16");
   free(q);
   bpdq_vulkan_restore_peak(&vulkan->memory, 0); /* the check is no part of what the model holds */
   return BPDQ_OK;

@@ -17,7 +17,8 @@ struct bpdq_executable {
   vulkan_buffer scratch[VULKAN_SCRATCHES];
   VkDescriptorPool pool;
   vulkan_commands commands;
-  int64_t grid_tokens; /* of the run that the grids in the run buffer are for */
+  int64_t grid_tokens;   /* of the run that the grids in the run buffer are for */
+  bpdq_executable *deep; /* the same for runs that reach VULKAN_DEEP, or NULL where it makes no difference */
 };
 
 bpdq_vulkan *bpdq_vulkan_of_executable(const bpdq_executable *executable) { return executable->vulkan; }
@@ -192,7 +193,19 @@ bpdq_status bpdq_vulkan_compile(bpdq_vulkan *vulkan, bpdq_state *state, const bp
     return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "vulkan: %lld tokens per run; 1 to 65535 are supported",
                      (long long)program->max_tokens);
   BPDQ_TRY(bpdq_vulkan_tune(vulkan, program, error));
-  return compile(&(vulkan_builder){.vulkan = vulkan, .state = state, .program = program}, executable, error);
+  vulkan_builder builder = {.vulkan = vulkan, .state = state, .program = program};
+  bpdq_executable *shallow = NULL;
+  BPDQ_TRY(compile(&builder, &shallow, error));
+  if (builder.minds_depth) {
+    builder = (vulkan_builder){.vulkan = vulkan, .state = state, .program = program, .deep = true};
+    bpdq_status status = compile(&builder, &shallow->deep, error);
+    if (status != BPDQ_OK) {
+      bpdq_vulkan_executable_destroy(vulkan, shallow);
+      return status;
+    }
+  }
+  *executable = shallow;
+  return BPDQ_OK;
 }
 
 bpdq_status bpdq_vulkan_compile_variant(bpdq_vulkan *vulkan, bpdq_state *state, const bpdq_program *program,
@@ -206,6 +219,7 @@ bpdq_status bpdq_vulkan_compile_variant(bpdq_vulkan *vulkan, bpdq_state *state, 
 
 void bpdq_vulkan_executable_destroy(bpdq_vulkan *vulkan, bpdq_executable *executable) {
   if (!executable) return;
+  bpdq_vulkan_executable_destroy(vulkan, executable->deep);
   bpdq_vulkan_commands_destroy(&vulkan->context, &executable->commands);
   if (executable->pool) vulkan->context.vk.DestroyDescriptorPool(vulkan->context.device, executable->pool, NULL);
   for (int i = 0; i < VULKAN_SCRATCHES; i++) bpdq_vulkan_release(&vulkan->memory, &executable->scratch[i]);
@@ -228,10 +242,17 @@ static void write_grids(bpdq_executable *executable, int64_t tokens) {
   executable->grid_tokens = tokens;
 }
 
+static bool is_deep(const bpdq_run *run) {
+  for (int64_t i = 0; i < run->tokens; i++)
+    if (run->positions[i] >= VULKAN_DEEP) return true;
+  return false;
+}
+
 bpdq_status bpdq_vulkan_run(bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
   if (run->tokens < 1 || run->tokens > executable->max_tokens)
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "vulkan: %lld tokens in a run of 1 to %lld", (long long)run->tokens,
                      (long long)executable->max_tokens);
+  if (executable->deep && is_deep(run)) executable = executable->deep;
   uint32_t *words = (uint32_t *)(void *)executable->scratch[VULKAN_SCRATCH_RUN].mapped;
   words[0] = (uint32_t)run->tokens;
   memcpy(words + RUN_HEADER_WORDS, run->positions, (size_t)run->tokens * 4);

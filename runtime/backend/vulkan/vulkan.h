@@ -55,6 +55,9 @@ bpdq_status bpdq_vulkan_tensor_read(bpdq_state *state, bpdq_tensor tensor, int64
 /* Submits commands that use the state's tensors, behind the writes that wait for them, and waits. They begin with a bpdq_vulkan_barrier. */
 bpdq_status bpdq_vulkan_state_submit(bpdq_state *state, vulkan_commands *commands, bpdq_error *error);
 
+/* Positions from which on a run is deep: programs whose operations suit either few or many positions are recorded twice. */
+#define VULKAN_DEEP 1024
+
 /* program.c: compile and run */
 bpdq_status bpdq_vulkan_compile(bpdq_vulkan *vulkan, bpdq_state *state, const bpdq_program *program, bpdq_executable **executable,
                                 bpdq_error *error);
