@@ -23,33 +23,42 @@ layout(constant_id = 3) const uint NUMBER = 2;
 layout(set = 0, binding = 1) readonly buffer Matrix { uint matrix[]; };
 layout(set = 0, binding = 2) readonly buffer Coefficients { uint coefficients[]; };
 layout(set = 0, binding = 3) readonly buffer Input { uvec4 x[]; }; // f16 pairs [tokens][x_stride 16-byte words]
-layout(set = 0, binding = 4) coherent buffer Partial { vec4 partial[]; }; // sums of shared tiles [work groups][2][TILE * TILE]
+layout(set = 0, binding = 4) coherent buffer Partial { vec4 partial[]; }; // sums of shared tiles [work groups][2][TILE * TOKENS]
 layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 6) buffer Output { float y[]; };
 layout(set = 0, binding = 7) coherent buffer Finished { uint finished[]; }; // steps of each tile
 #include "linear.glsl"
 #include "planes.glsl"
-// 64 columns per step beat two buffers of 32, and two row tiles per subgroup beat four (docs/benchmarks/log.md).
-#define TILE 128        // rows and tokens of a work group
-#define SUBGROUPS 8     // of a work group
-#define SUBGROUP_ROWS 2 // 16-row tiles of a subgroup, which has 64 tokens
-#define DEPTH 64        // columns per step
-#define THREADS (SUBGROUPS * 32)
+// 64 columns per step beat two buffers of 32, and two row tiles per subgroup beat four (docs/benchmarks/log.md). FEW: for up to 16 tokens.
+#define TILE 128 // rows of a work group
+#ifdef FEW
+#define TOKENS 16       // of a work group
+#define TOKEN_TILES 1   // of a subgroup, 16 tokens each
+#define SUBGROUP_ROWS 1 // 16-row tiles of a subgroup
+#else
+#define TOKENS 128
 #define TOKEN_TILES 4
+#define SUBGROUP_ROWS 2
+#endif
+#define SUBGROUPS 8 // of a work group
+#define DEPTH 64    // columns per step
+#define THREADS (SUBGROUPS * 32)
+#define ROW_PARTS (TILE / (16 * SUBGROUP_ROWS)) // subgroups for all rows
 #define SUMS (TOKEN_TILES * SUBGROUP_ROWS)
-#define STRIDE (DEPTH / 8 + 1)              // in 16-byte words; the padding spreads rows over the banks
-#define INPUTS (TILE * DEPTH / 8 / THREADS) // 16-byte words that a thread fetches per step
-#define SHARERS (THREADS / TILE)            // threads of a row: each has a plane word per step
-#define PAIRS 16                            // pairs of columns in a plane word
+#define STRIDE (DEPTH / 8 + 1)                         // in 16-byte words; the padding spreads rows over the banks
+#define INPUT_WORDS (TOKENS * DEPTH / 8)               // 16-byte words of a step
+#define INPUTS ((INPUT_WORDS + THREADS - 1) / THREADS) // of them, that a thread fetches
+#define SHARERS (THREADS / TILE)                       // threads of a row: each has a plane word per step
+#define PAIRS 16                                       // pairs of columns in a plane word
 #define MOST_PLANES 8
-#define TILE_QUADS (TILE * TILE / 4)
-shared uvec4 inputs[TILE * STRIDE]; // and 16 x 16 results per subgroup on their way out
-shared uvec4 weights[TILE * STRIDE];
+#define TILE_QUADS (TILE * TOKENS / 4)
+shared uvec4 inputs[TOKENS * STRIDE];
+shared uvec4 weights[TILE * STRIDE]; // and 16 x 16 results per subgroup on their way out
 shared bool is_last;
 coopmat<float, gl_ScopeSubgroup, 16, 16, gl_MatrixUseAccumulator> sums[SUMS];
 uint thread = gl_LocalInvocationIndex;
 uint first_row, first_token; // of the tile
-uint token_part = gl_SubgroupID / (SUBGROUPS / 2) * 64, row_part = gl_SubgroupID % (SUBGROUPS / 2) * (16 * SUBGROUP_ROWS);
+uint token_part = gl_SubgroupID / ROW_PARTS * (16 * TOKEN_TILES), row_part = gl_SubgroupID % ROW_PARTS * (16 * SUBGROUP_ROWS);
 
 // What one thread fetches for a step before the step before it is computed.
 uvec4 next_inputs[INPUTS];
@@ -59,7 +68,7 @@ uint next_row; // within its tile of the matrix
 
 void fetch(uint tile_row, uint tile_token, uint step) {
   [[unroll]] for (uint i = 0; i < INPUTS; i++) {
-    uint at = thread + i * THREADS;
+    uint at = INPUT_WORDS % THREADS == 0 ? thread + i * THREADS : min(thread + i * THREADS, INPUT_WORDS - 1);
     next_inputs[i] = x[(tile_token + at / (DEPTH / 8)) * push.x_stride + step * (DEPTH / 8) + at % (DEPTH / 8)];
   }
   uint row = min(tile_row + thread / SHARERS, push.rows - 1), word = step * SHARERS + thread % SHARERS;
@@ -81,7 +90,7 @@ f16vec2 bit_pair(uint word, uint i) {
 void put() {
   [[unroll]] for (uint i = 0; i < INPUTS; i++) {
     uint at = thread + i * THREADS;
-    inputs[at / (DEPTH / 8) * STRIDE + at % (DEPTH / 8)] = next_inputs[i];
+    if (INPUT_WORDS % THREADS == 0 || at < INPUT_WORDS) inputs[at / (DEPTH / 8) * STRIDE + at % (DEPTH / 8)] = next_inputs[i];
   }
   uint to = thread / SHARERS * STRIDE + thread % SHARERS * (PAIRS / 4);
   [[unroll]] for (uint q = 0; q < PAIRS / 4; q++) {
@@ -118,12 +127,12 @@ void write_results() {
   uint count = output_rows(), staging = gl_SubgroupID * 64;
   [[unroll]] for (uint i = 0; i < TOKEN_TILES; i++)
     [[unroll]] for (uint j = 0; j < SUBGROUP_ROWS; j++) {
-      coopMatStore(sums[i * SUBGROUP_ROWS + j], inputs, staging, 4, gl_CooperativeMatrixLayoutRowMajor);
+      coopMatStore(sums[i * SUBGROUP_ROWS + j], weights, staging, 4, gl_CooperativeMatrixLayoutRowMajor);
       subgroupBarrier();
       // Over 32 lanes. If this stayed a loop, the loops around it would too, and `sums`, indexed by them, would live in memory.
       [[unroll]] for (uint e = 0; e < 2; e++) {
         uint at = gl_SubgroupInvocationID + 32 * e;
-        vec4 quad = uintBitsToFloat(inputs[staging + at]);
+        vec4 quad = uintBitsToFloat(weights[staging + at]);
         uint token = first_token + token_part + 16 * i + at / 4, row = first_row + row_part + 16 * j + at % 4 * 4;
         [[unroll]] for (uint n = 0; n < 4; n++)
           if (token < count && row + n < push.rows) store(token, row + n, quad[n]);
@@ -161,13 +170,13 @@ bool add_up(uint tile, uint steps, uint share, uint begin, uint end) {
 }
 
 void main() {
-  uint token_tiles = (output_rows() + TILE - 1) / TILE, row_tiles = (push.rows + TILE - 1) / TILE;
+  uint token_tiles = (output_rows() + TOKENS - 1) / TOKENS, row_tiles = (push.rows + TILE - 1) / TILE;
   uint steps = (push.columns + DEPTH - 1) / DEPTH, all = token_tiles * row_tiles * steps;
   uint share = (all + gl_NumWorkGroups.x - 1) / gl_NumWorkGroups.x;
   uint at = gl_WorkGroupID.x * share, stop = min(at + share, all);
   if (at >= stop) return;
   uint tile = at / steps;
-  first_row = tile / token_tiles * TILE, first_token = tile % token_tiles * TILE;
+  first_row = tile / token_tiles * TILE, first_token = tile % token_tiles * TOKENS;
   fetch(first_row, first_token, at % steps);
   while (at < stop) {
     uint begin = at % steps, end = min(steps, begin + stop - at);
@@ -181,10 +190,10 @@ void main() {
     }
     at += end - begin;
     uint next = tile + 1;
-    if (at < stop) fetch(next / token_tiles * TILE, next % token_tiles * TILE, 0);
+    if (at < stop) fetch(next / token_tiles * TILE, next % token_tiles * TOKENS, 0);
     if (end - begin == steps || add_up(tile, steps, share, begin, end)) write_results();
     barrier();
     tile = next;
-    first_row = tile / token_tiles * TILE, first_token = tile % token_tiles * TILE;
+    first_row = tile / token_tiles * TILE, first_token = tile % token_tiles * TOKENS;
   }
 }

@@ -17,12 +17,16 @@
 #define INT8_HEAD_GROUPS 396 /* about what a large device holds */
 #define INT8_HEAD_BATCH 8    /* linear_head_batch.comp */
 #define INT8_HEAD_BATCH_REPEAT 4
-#define TILE 64         /* rows and tokens of linear_tile.comp */
-#define MATRIX_TILE 128 /* rows and tokens of linear_matrix.comp */
+#define TILE 64             /* rows and tokens of linear_tile.comp */
+#define MATRIX_TILE 128     /* rows and tokens of linear_matrix.comp */
+#define MATRIX_FEW 16       /* tokens of its other build */
+#define MATRIX_FEW_GROUPS 2 /* on a multiprocessor at once */
 #define MATRIX_DEPTH 64
 #define MATRIX_THREADS 256
-#define MATRIX_LEAST_STEPS 8 /* of a work group */
-#define VECTOR_TOKENS 8      /* up to this many rows, each is a product of its own */
+#define MATRIX_LEAST_STEPS 8  /* of a work group */
+#define MATRIX_LEAST_TOKENS 5 /* rows that are faster so than each as a product of its own (docs/benchmarks/log.md) */
+#define VECTOR_TOKENS 8       /* the same without cooperative matrices */
+#define HEAD_TOKENS 16        /* up to this many rows, an 8-bit head is read once for every INT8_HEAD_BATCH of them */
 
 enum { FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4, FLAG_ONE = 8 }; /* linear.glsl */
 
@@ -384,29 +388,32 @@ static bpdq_status add_tile(vulkan_builder *builder, const product *p, bpdq_erro
 }
 
 /* Work groups that share all steps of all tiles equally: as many as run at once, unless that leaves too little for each. */
-static uint32_t matrix_groups(const vulkan_builder *builder, uint64_t tiles, uint64_t steps) {
-  uint64_t at_once = builder->vulkan->context.limits.multiprocessors, most = bpdq_ceil_div(tiles * steps, MATRIX_LEAST_STEPS);
+static uint32_t matrix_groups(const vulkan_builder *builder, uint64_t tiles, uint64_t steps, bool few) {
+  uint64_t at_once = (uint64_t)builder->vulkan->context.limits.multiprocessors * (few ? MATRIX_FEW_GROUPS : 1);
+  uint64_t most = bpdq_ceil_div(tiles * steps, MATRIX_LEAST_STEPS);
   return (uint32_t)(most < at_once ? most : at_once);
 }
 
 /* Planes only: NVIDIA's compiler (580.159) crashes on the dense variant of the shader, and dense matrices are rare beside planes. */
 static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
-  int64_t width = (int64_t)bpdq_round_up((uint64_t)weight->columns, MATRIX_DEPTH);
-  int64_t rows = (int64_t)bpdq_round_up((uint64_t)builder->program->max_tokens, MATRIX_TILE);
-  BPDQ_TRY(bpdq_vulkan_add_transform_f16(builder, &p->op->transform, p->op->input, weight->columns, width, rows, error));
+  bool few = builder->program->max_tokens <= MATRIX_FEW;
+  uint64_t tokens = few ? MATRIX_FEW : MATRIX_TILE, width = bpdq_round_up((uint64_t)weight->columns, MATRIX_DEPTH);
+  uint64_t rows = bpdq_round_up((uint64_t)builder->program->max_tokens, tokens);
+  BPDQ_TRY(bpdq_vulkan_add_transform_f16(builder, &p->op->transform, p->op->input, weight->columns, (int64_t)width, (int64_t)rows, error));
   const uint32_t constants[] = {MATRIX_THREADS, (uint32_t)weight->planes, (uint32_t)weight->group, weight->number};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
-    uint64_t tiles = bpdq_ceil_div((uint64_t)weight->pieces[i].rows, MATRIX_TILE) * ((uint64_t)rows / MATRIX_TILE);
-    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "matrix_planes", constants, 4, error));
-    bind_common(&dispatch, p, &weight->pieces[i], width / 8);
+    uint64_t tiles = bpdq_ceil_div((uint64_t)weight->pieces[i].rows, MATRIX_TILE) * (rows / tokens);
+    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, few ? "matrix_planes_few" : "matrix_planes", constants, 4, error));
+    bind_common(&dispatch, p, &weight->pieces[i], (int64_t)width / 8);
     bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_TRANSFORMED);
-    dispatch.grid[0] = matrix_groups(builder, tiles, (uint64_t)width / MATRIX_DEPTH);
-    bpdq_vulkan_write_scratch(builder, &dispatch, 4, VULKAN_SCRATCH_PARTIAL, 2ull * dispatch.grid[0] * MATRIX_TILE * MATRIX_TILE * 4);
+    dispatch.grid[0] = matrix_groups(builder, tiles, width / MATRIX_DEPTH, few);
+    bpdq_vulkan_write_scratch(builder, &dispatch, 4, VULKAN_SCRATCH_PARTIAL, 2 * dispatch.grid[0] * MATRIX_TILE * tokens * 4);
     bpdq_vulkan_write_scratch(builder, &dispatch, 7, VULKAN_SCRATCH_COUNTERS, tiles * 4);
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
+  if (builder->prepared.tensor == p->op->output) builder->prepared.valid = false;
   return BPDQ_OK;
 }
 
@@ -414,19 +421,15 @@ bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear
   product p;
   BPDQ_TRY(check(builder, op, &p, error));
   if (p.weight->kind == BPDQ_WEIGHT_DENSE && builder->prepared.tensor == op->output) builder->prepared.valid = false;
-  bpdq_activations activations = builder->program->activations;
-  if (!p.last && builder->program->max_tokens > VECTOR_TOKENS) {
-    bool matrix =
-        activations != BPDQ_ACTIVATIONS_F32 && p.weight->kind == BPDQ_WEIGHT_PLANES && builder->vulkan->context.features.cooperative_matrix;
-    return matrix ? add_matrix(builder, &p, error) : add_tile(builder, &p, error);
-  }
-  if (p.weight->kind == BPDQ_WEIGHT_DENSE) {
-    bool integers =
-        activations != BPDQ_ACTIVATIONS_F32 && p.weight->number == VULKAN_NUMBER_INT8 && builder->vulkan->context.features.integer_dot;
-    if (integers && !p.last && !p.one) return add_head_batch(builder, &p, error);
-    return integers && head_fits(builder, p.weight) ? add_head(builder, &p, error) : add_dense_vector(builder, &p, error);
-  }
-  if (activations != BPDQ_ACTIVATIONS_F32 && builder->vulkan->context.features.integer_dot)
-    return add_dot(builder, &p, activations == BPDQ_ACTIVATIONS_16, error);
+  const vulkan_features *features = &builder->vulkan->context.features;
+  bool planes = p.weight->kind == BPDQ_WEIGHT_PLANES, exact = builder->program->activations == BPDQ_ACTIVATIONS_F32;
+  bool matrix = !exact && planes && features->cooperative_matrix, integers = !exact && features->integer_dot;
+  bool head = integers && p.weight->number == VULKAN_NUMBER_INT8;
+  int64_t tokens = p.last ? 1 : builder->program->max_tokens;
+  if (matrix && tokens >= MATRIX_LEAST_TOKENS) return add_matrix(builder, &p, error);
+  if (tokens > (head ? HEAD_TOKENS : VECTOR_TOKENS)) return add_tile(builder, &p, error);
+  if (head && !p.last && !p.one) return add_head_batch(builder, &p, error);
+  if (!planes) return head && head_fits(builder, p.weight) ? add_head(builder, &p, error) : add_dense_vector(builder, &p, error);
+  if (integers) return add_dot(builder, &p, builder->program->activations == BPDQ_ACTIVATIONS_16, error);
   return add_lut(builder, &p, error);
 }

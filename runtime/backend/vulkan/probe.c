@@ -38,7 +38,8 @@ static const asked integer_dot_questions[] = {{BPDQ_ACTIVATIONS_8, 1, true, fals
                                               {BPDQ_ACTIVATIONS_8, 2, true, false, 4e-2},
                                               {BPDQ_ACTIVATIONS_16, 1, true, true, 2e-2},
                                               {BPDQ_ACTIVATIONS_16, 2, true, true, 2e-2}};
-static const asked matrix_question = {BPDQ_ACTIVATIONS_16, TOKENS, false, false, 4e-3};
+/* Both builds of linear_matrix.comp. */
+static const asked matrix_questions[] = {{BPDQ_ACTIVATIONS_16, TOKENS, false, false, 4e-3}, {BPDQ_ACTIVATIONS_16, 7, false, false, 4e-3}};
 
 static uint32_t next_random(uint32_t *seed) {
   *seed ^= *seed << 13;
@@ -268,7 +269,7 @@ bpdq_status bpdq_vulkan_probe(bpdq_vulkan *vulkan, bpdq_error *error) {
       features->subgroup = had_subgroup; /* attention was right with it */
     }
   }
-  if (features->cooperative_matrix && !is_right(vulkan, q, &matrix_question))
+  if (features->cooperative_matrix && !(is_right(vulkan, q, &matrix_questions[0]) && is_right(vulkan, q, &matrix_questions[1])))
     switch_off(vulkan, &features->cooperative_matrix, "cooperative matrix");
   if (features->narrow_matrix && !attention_is_right(vulkan, DEEP_POSITIONS, BPDQ_ACTIVATIONS_8))
     switch_off(vulkan, &features->narrow_matrix, "cooperative matrix 16x8x16");
