@@ -102,7 +102,7 @@ typedef struct vulkan_attention_cut {
   uint32_t chunks;         /* work groups per kv head; as even as they come: 5 heads are 3 + 2 */
   uint32_t merge;          /* heads merged at once */
 } vulkan_attention_cut;
-/* `shallow`: long contexts are for another kernel. */
+/* `shallow`: for short contexts alone. */
 vulkan_attention_cut bpdq_vulkan_cut_attention(const vulkan_limits *limits, bool is_cpu, bool subgroup, bool shallow, uint32_t group,
                                                uint32_t head_dim);
 bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op *op, bpdq_error *error);

@@ -6,7 +6,7 @@
 #define ATTENTION_THREADS 512 /* where the device has them: short contexts are bound by the instructions of a thread */
 #define ATTENTION_LEAST_THREADS 128
 #define MAX_HEADS 4         /* query heads per work group: more would leave a large device idle in short contexts */
-#define SHALLOW_THREADS 256 /* the same two where long contexts have a kernel of their own (docs/benchmarks/log.md) */
+#define SHALLOW_THREADS 256 /* the same two where contexts are short, or long ones have a kernel of their own (docs/benchmarks/log.md) */
 #define SHALLOW_HEADS 2
 #define MATRIX_THREADS 256 /* on cooperative matrices, whose tiles have columns for all heads of most models */
 #define MATRIX_HEADS 8
@@ -147,8 +147,9 @@ static void cut_rows(vulkan_builder *builder, const bpdq_op_attention *op, atten
     step = MATRIX_POSITIONS;
     if (context->limits.multiprocessors / (uint64_t)op->kv_heads < most) most = context->limits.multiprocessors / (uint64_t)op->kv_heads;
   } else {
+    bool shallow = !context->is_cpu && (choice || positions <= VULKAN_DEEP);
     plan->cut =
-        bpdq_vulkan_cut_attention(&context->limits, context->is_cpu, context->features.subgroup, choice, group, (uint32_t)op->head_dim);
+        bpdq_vulkan_cut_attention(&context->limits, context->is_cpu, context->features.subgroup, shallow, group, (uint32_t)op->head_dim);
     if (choice) positions = VULKAN_DEEP;
   }
   uint64_t splits = bpdq_ceil_div(positions, step);
