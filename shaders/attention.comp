@@ -35,7 +35,7 @@ layout(constant_id = 0) const uint THREADS = 128;   // a power of two, at least 
 layout(constant_id = 1) const uint HEAD_DIM = 128;  // a multiple of 8; MATRIX: of 16, at most 128
 layout(constant_id = 2) const uint HEADS = 4;       // query heads per work group, at most 4; MATRIX: 8
 layout(constant_id = 3) const uint QUANTIZED = 0;
-layout(constant_id = 4) const uint SPLIT = 0;       // parts of the context at most, 0: one
+layout(constant_id = 4) const uint SPLIT = 0;       // parts of the context at most, up to MOST_PARTS; 0: one
 layout(constant_id = 5) const uint MERGE_HEADS = 1; // heads whose results are added up at once; bounds shared memory
 layout(constant_id = 6) const uint BYTES = 0;       // of the next product's integers, 0: it is not prepared; else HEAD_DIM % 32 == 0
 #include "run.glsl"
@@ -55,7 +55,7 @@ layout(set = 0, binding = 4) readonly buffer ValueCache2 { uvec2 value_cache2[];
 #ifdef MATRIX
 layout(set = 0, binding = 4) readonly buffer ValueCache4 { uvec4 value_cache4[]; };
 #endif
-// SPLIT: what the parts found, [rows][heads][SPLIT, at most 64][HEAD_DIM / 4 + 1]: weighted values, then maximum and sum; and how many parts have
+// SPLIT: what the parts found, [rows][heads][SPLIT][HEAD_DIM / 4 + 1]: weighted values, then maximum and sum; and how many parts have
 // finished, [rows][work groups per part].
 layout(set = 0, binding = 5) coherent buffer Partial { vec4 partial[]; };
 layout(set = 0, binding = 7) coherent buffer Finished { uint finished[]; };
@@ -242,8 +242,7 @@ void find_shares(uint parts) {
 }
 #endif
 
-// Sums that a thread requests at once. More of them, or before their factors are known, is more code, which takes longer than what it saves
-// where it runs once a layer (docs/benchmarks/log.md).
+// Sums that a thread requests at once. More of them, or before their factors are known, is more code and was slower (docs/benchmarks/log.md).
 #if defined(MATRIX)
 const uint AT_ONCE = 17; // an H200 has 33 parts for each of 4 kv heads
 #elif defined(UNROLLED)

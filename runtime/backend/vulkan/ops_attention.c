@@ -6,7 +6,7 @@
 #define ATTENTION_THREADS 512 /* where the device has them: short contexts are bound by the instructions of a thread */
 #define ATTENTION_LEAST_THREADS 128
 #define MAX_HEADS 4         /* query heads per work group: more would leave a large device idle in short contexts */
-#define SHALLOW_THREADS 256 /* the same two where contexts are short, or long ones have a kernel of their own (docs/benchmarks/log.md) */
+#define SHALLOW_THREADS 256 /* the same two up to VULKAN_DEEP (docs/benchmarks/log.md) */
 #define SHALLOW_HEADS 2
 #define MATRIX_THREADS 256 /* on cooperative matrices, whose tiles have columns for all heads of most models */
 #define MATRIX_HEADS 8
@@ -109,9 +109,10 @@ static bool fits(const vulkan_limits *limits, bool subgroup, uint32_t most_threa
 vulkan_attention_cut bpdq_vulkan_cut_attention(const vulkan_limits *limits, bool is_cpu, bool subgroup, bool shallow, uint32_t group,
                                                uint32_t head_dim) {
   uint32_t most_threads = is_cpu ? ATTENTION_LEAST_THREADS : shallow ? SHALLOW_THREADS : ATTENTION_THREADS;
+  uint32_t most_heads = shallow && !is_cpu ? SHALLOW_HEADS : MAX_HEADS; /* a CPU is full anyway */
   while (most_threads > limits->group_threads && most_threads > ATTENTION_LEAST_THREADS) most_threads /= 2;
   vulkan_attention_cut cut = {.merge = 1};
-  for (uint32_t most = shallow ? SHALLOW_HEADS : MAX_HEADS; most > 0; most--) {
+  for (uint32_t most = most_heads; most > 0; most--) {
     uint32_t chunks = (group + most - 1) / most;
     cut.heads = (group + chunks - 1) / chunks;
     cut.chunks = (group + cut.heads - 1) / cut.heads;
@@ -134,23 +135,23 @@ static bool suits_matrix(const vulkan_builder *builder, const bpdq_op_attention 
          context->limits.shared_bytes >= MATRIX_SHARED_BYTES;
 }
 
-/* Cuts the work of few rows, which share the context among work groups. On matrices each of them has a multiprocessor to itself. */
+/* Cuts the work of few rows, which share the context among work groups; programs for long contexts come once for each depth. On matrices
+ * each work group has a multiprocessor to itself. */
 static void cut_rows(vulkan_builder *builder, const bpdq_op_attention *op, attention_plan *plan) {
   const vulkan_context *context = &builder->vulkan->context;
   uint32_t group = (uint32_t)(op->heads / op->kv_heads);
   uint64_t positions = (uint64_t)op->context, step = context->is_cpu ? CPU_SPLIT_POSITIONS : SPLIT_POSITIONS, most = MAX_SPLITS;
-  bool few = builder->program->max_tokens <= SPLIT_TOKENS, choice = few && positions > VULKAN_DEEP && suits_matrix(builder, op);
-  if (choice) builder->minds_depth = true;
-  plan->matrix = choice && builder->deep;
+  bool few = builder->program->max_tokens <= SPLIT_TOKENS, long_context = few && positions > VULKAN_DEEP;
+  if (long_context) builder->minds_depth = true;
+  plan->matrix = long_context && builder->deep && suits_matrix(builder, op);
   if (plan->matrix) {
     plan->cut = (vulkan_attention_cut){MATRIX_THREADS, group, 1, 1};
     step = MATRIX_POSITIONS;
     if (context->limits.multiprocessors / (uint64_t)op->kv_heads < most) most = context->limits.multiprocessors / (uint64_t)op->kv_heads;
   } else {
-    bool shallow = !context->is_cpu && (choice || positions <= VULKAN_DEEP);
-    plan->cut =
-        bpdq_vulkan_cut_attention(&context->limits, context->is_cpu, context->features.subgroup, shallow, group, (uint32_t)op->head_dim);
-    if (choice) positions = VULKAN_DEEP;
+    if (long_context && !builder->deep) positions = VULKAN_DEEP;
+    plan->cut = bpdq_vulkan_cut_attention(&context->limits, context->is_cpu, context->features.subgroup, positions <= VULKAN_DEEP, group,
+                                          (uint32_t)op->head_dim);
   }
   uint64_t splits = bpdq_ceil_div(positions, step);
   if (splits > most) splits = most;
