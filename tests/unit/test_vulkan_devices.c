@@ -374,10 +374,24 @@ static void attention_is_cut(void **unused) {
   expect_cut(16, 1024, false, false, 1, 256, (vulkan_attention_cut){256, 1, 1, 1});
 }
 
+/* Few multiprocessors stay idle, in one turn where that goes. */
+static void long_contexts_fill_the_device(void **unused) {
+  (void)unused;
+  static const struct {
+    uint32_t multiprocessors, kv_heads, parts;
+  } cases[] = {{132, 4, 33}, {132, 8, 16}, {82, 8, 10}, {24, 8, 3}, {28, 8, 14}, {20, 32, 3}, {132, 96, 6}, {132, 1, 64}, {1, 8, 1}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    assert_int_equal(bpdq_vulkan_matrix_parts(cases[i].multiprocessors, cases[i].kv_heads), cases[i].parts);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(attention_is_cut),        cmocka_unit_test(runs_with_few_storage_buffers),
-                                     cmocka_unit_test(refuses_fewer),           cmocka_unit_test(finds_subgroups_that_are_narrow),
-                                     cmocka_unit_test(requires_full_subgroups), cmocka_unit_test(does_without_subgroups),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(attention_is_cut),
+                                     cmocka_unit_test(long_contexts_fill_the_device),
+                                     cmocka_unit_test(runs_with_few_storage_buffers),
+                                     cmocka_unit_test(refuses_fewer),
+                                     cmocka_unit_test(finds_subgroups_that_are_narrow),
+                                     cmocka_unit_test(requires_full_subgroups),
+                                     cmocka_unit_test(does_without_subgroups),
                                      cmocka_unit_test(wants_fast_dot_products)};
   return cmocka_run_group_tests_name("vulkan devices", tests, find_expected, NULL);
 }

@@ -12,6 +12,7 @@
 #define MATRIX_HEADS 8
 #define MATRIX_POSITIONS 128
 #define MATRIX_SHARED_BYTES 48640 /* at most */
+#define MATRIX_TURNS 4            /* of all multiprocessors, where one would leave many idle */
 #define SPLIT_TOKENS 16           /* up to this many rows the context is split, to fill the device */
 #define SPLIT_POSITIONS 64        /* what a work group takes at a time */
 #define CPU_SPLIT_POSITIONS 512
@@ -135,6 +136,12 @@ static bool suits_matrix(const vulkan_builder *builder, const bpdq_op_attention 
          context->limits.shared_bytes >= MATRIX_SHARED_BYTES;
 }
 
+uint32_t bpdq_vulkan_matrix_parts(uint32_t multiprocessors, uint32_t kv_heads) {
+  uint64_t parts = multiprocessors / kv_heads;
+  if (parts * kv_heads * 8 < (uint64_t)multiprocessors * 7) parts = bpdq_ceil_div((uint64_t)multiprocessors * MATRIX_TURNS, kv_heads);
+  return parts < MAX_SPLITS ? (uint32_t)parts : MAX_SPLITS;
+}
+
 /* Cuts the work of few rows, which share the context among work groups; programs for long contexts come once for each depth. On matrices
  * each work group has a multiprocessor to itself. */
 static void cut_rows(vulkan_builder *builder, const bpdq_op_attention *op, attention_plan *plan) {
@@ -147,7 +154,7 @@ static void cut_rows(vulkan_builder *builder, const bpdq_op_attention *op, atten
   if (plan->matrix) {
     plan->cut = (vulkan_attention_cut){MATRIX_THREADS, group, 1, 1};
     step = MATRIX_POSITIONS;
-    if (context->limits.multiprocessors / (uint64_t)op->kv_heads < most) most = context->limits.multiprocessors / (uint64_t)op->kv_heads;
+    most = bpdq_vulkan_matrix_parts(context->limits.multiprocessors, (uint32_t)op->kv_heads);
   } else {
     if (long_context && !builder->deep) positions = VULKAN_DEEP;
     plan->cut = bpdq_vulkan_cut_attention(&context->limits, context->is_cpu, context->features.subgroup, positions <= VULKAN_DEEP, group,
