@@ -105,7 +105,7 @@ typedef struct vulkan_attention_cut {
 /* `shallow`: for short contexts alone. */
 vulkan_attention_cut bpdq_vulkan_cut_attention(const vulkan_limits *limits, bool is_cpu, bool subgroup, bool shallow, uint32_t group,
                                                uint32_t head_dim);
-/* Parts of a long context for attention on cooperative matrices, whose work groups (one per part and kv head) have a multiprocessor each. */
+/* Parts of a long context for attention on cooperative matrices: a work group per part and kv head has a multiprocessor to itself. */
 uint32_t bpdq_vulkan_matrix_parts(uint32_t multiprocessors, uint32_t kv_heads);
 bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op *op, bpdq_error *error);
 /* Both in one dispatch: for programs of one row, where no other row's key is needed. */
