@@ -62,6 +62,20 @@ uvec4 activations(uint token, uint index, uint block) {
   return prepared[token * prepared_row(push.blocks) + index * push.blocks + block];
 }
 
+// All that a thread copies is requested together: it is waited for once.
+void copy_input() {
+  const uint ITEMS = BLOCKS * (8 * BYTES + 2), STEPS = (ITEMS + THREADS - 1) / THREADS, AT_ONCE = STEPS < 4 ? STEPS : 4;
+  UNROLL for (uint done = 0; done < STEPS; done += AT_ONCE) {
+    uvec4 items[AT_ONCE];
+    UNROLL for (uint i = 0; i < AT_ONCE; i++) items[i] = prepared[min(gl_LocalInvocationIndex + (done + i) * THREADS, ITEMS - 1)];
+    UNROLL for (uint i = 0; i < AT_ONCE; i++) {
+      uint at = gl_LocalInvocationIndex + (done + i) * THREADS;
+      if (at < ITEMS) own_x[at] = items[i];
+    }
+  }
+  barrier();
+}
+
 // Scales and sums of two words.
 vec4 scales_of(uint token, uint pair) {
   if (COPIED != 0) return uintBitsToFloat(own_x[scales_at(BLOCKS) + pair]);
@@ -91,30 +105,29 @@ float factor_of(float squares) {
 
 // ---- the product ----
 
-// Blocks of the thread's rows, on their way.
+// Blocks of the thread's rows, in use or on their way, and what comes behind them. That is counted on by steps, since NVIDIA's compiler would
+// work out the places of each block from the start.
 const uint CELLS = ROWS * PLANES, COEFFICIENTS = RUNS * COEFFICIENT_WORDS;
-uvec4 next_words[AHEAD * CELLS];
-uint next_coefficients[AHEAD * ROWS * COEFFICIENTS];
+uvec4 words[AHEAD * CELLS];
+uint block_coefficients[AHEAD * ROWS * COEFFICIENTS];
 uint tiles[ROWS]; // of the matrix: the thread's row of each is its index modulo 8
+uint words_at[ROWS];   // in `matrix`
+uint columns_at[ROWS]; // by 32, of its tile's groups behind those of the tiles before
 
-void fetch(uint place, uint r, uint block) {
+void fetch(uint place, uint r) {
   UNROLL for (uint n = 0; n < ROWS; n++) {
-    uint tile = min(tiles[n], (push.rows - 1) / 8);
-    UNROLL for (uint p = 0; p < PLANES; p++)
-      next_words[place * CELLS + n * PLANES + p] = matrix[((tile * push.blocks + block) * PLANES + p) * 8 + r];
-    UNROLL for (uint i = 0; i < RUNS; i++) {
-      uint slot = tile * push.groups + (block * 4 + i * RUN_WORDS) / GROUP_WORDS;
+    UNROLL for (uint p = 0; p < PLANES; p++) words[place * CELLS + n * PLANES + p] = matrix[words_at[n] + p * 8];
+    UNROLL for (uint i = 0; i < RUNS; i++)
       UNROLL for (uint c = 0; c < COEFFICIENT_WORDS; c++)
-        next_coefficients[(place * ROWS + n) * COEFFICIENTS + i * COEFFICIENT_WORDS + c] = coefficient_word(slot, c, r);
-    }
+        block_coefficients[(place * ROWS + n) * COEFFICIENTS + i * COEFFICIENT_WORDS + c] =
+            coefficient_word((columns_at[n] + i * RUN_WORDS) / GROUP_WORDS, c, r);
+    words_at[n] += SLICES * PLANES * 8;
+    columns_at[n] += SLICES * 4;
   }
 }
 
-uvec4 words[CELLS];
-uint block_coefficients[ROWS * COEFFICIENTS];
-
-float block_coefficient(uint n, uint i, uint plane, uint r) {
-  return coefficient_value(block_coefficients[n * COEFFICIENTS + i * COEFFICIENT_WORDS + word_of(plane)], plane, r);
+float block_coefficient(uint place, uint n, uint i, uint plane, uint r) {
+  return coefficient_value(block_coefficients[(place * ROWS + n) * COEFFICIENTS + i * COEFFICIENT_WORDS + word_of(plane)], plane, r);
 }
 
 // Places 0..7 in turn make `sum` 128 times the sum of the products. At place 7 a byte's bit counts -128.
@@ -126,7 +139,7 @@ int add_place(int sum, uint place, uint word, uint activations) {
 float results[ROWS * BATCH];
 
 // Adds the products of `words` and a row of the input, row `t` of the work group's.
-void add_products(uint r, uint block, uint token, uint t) {
+void add_products(uint place, uint r, uint block, uint token, uint t) {
   float parts[CELLS], sum = 0.0;
   UNROLL for (uint p = 0; p < CELLS; p++) parts[p] = 0.0;
   UNROLL for (uint j = 0; j < 4; j++) {
@@ -137,7 +150,7 @@ void add_products(uint r, uint block, uint token, uint t) {
         uvec4 values = activations(token, part * 8 + 2 * j + h, block);
         UNROLL for (uint p = 0; p < CELLS; p++)
           UNROLL for (uint b = 0; b < 4; b++)
-            sums[p * BYTES + part] = add_place(sums[p * BYTES + part], 4 * h + b, words[p][j], values[b]);
+            sums[p * BYTES + part] = add_place(sums[p * BYTES + part], 4 * h + b, words[place * CELLS + p][j], values[b]);
       }
     vec4 scales = scales_of(token, block * 2 + j / 2);
     vec2 scale = j % 2 == 0 ? scales.xy : scales.zw;
@@ -151,10 +164,10 @@ void add_products(uint r, uint block, uint token, uint t) {
       uint i = j / RUN_WORDS;
       UNROLL for (uint n = 0; n < ROWS; n++) {
         UNROLL for (uint p = 0; p < PLANES; p++) {
-          results[n * BATCH + t] += block_coefficient(n, i, p, r) / 128.0 * parts[n * PLANES + p];
+          results[n * BATCH + t] += block_coefficient(place, n, i, p, r) * parts[n * PLANES + p];
           parts[n * PLANES + p] = 0.0;
         }
-        results[n * BATCH + t] += block_coefficient(n, i, PLANES, r) * sum;
+        results[n * BATCH + t] += block_coefficient(place, n, i, PLANES, r) * sum;
       }
       sum = 0.0;
     }
@@ -230,13 +243,22 @@ void place_tiles() {
   tiles[ROWS - 1] = tile + half_tiles;
 }
 
+void place_fetch(uint r, uint slice) {
+  UNROLL for (uint n = 0; n < ROWS; n++) {
+    uint tile = min(tiles[n], (push.rows - 1) / 8);
+    words_at[n] = (tile * push.blocks + slice) * PLANES * 8 + r;
+    columns_at[n] = tile * push.groups * GROUP_WORDS + slice * 4;
+  }
+}
+
 void main() {
   uint thread = gl_LocalInvocationIndex, r = thread % 8, slice = thread / 8 % SLICES;
   uint first = gl_WorkGroupID.y * BATCH, count = output_rows();
   place_tiles();
+  place_fetch(r, slice);
   // The first weights are under way while the input is copied and summed up, and so is what is needed at the end.
   UNROLL for (uint i = 0; i < AHEAD; i++)
-    if (slice + i * SLICES < push.blocks) fetch(i, r, slice + i * SLICES);
+    if (slice + i * SLICES < push.blocks) fetch(i, r);
   float addends[ROWS * BATCH];
   UNROLL for (uint t = 0; t < BATCH; t++)
     UNROLL for (uint n = 0; n < ROWS; n++) {
@@ -248,25 +270,21 @@ void main() {
   if (NEXT == NORMED) next_norm = fetch_next_norm();
   float squares[BATCH];
   UNROLL for (uint t = 0; t < BATCH; t++) squares[t] = TRANSFORM == NORMED ? prepared_squares(min(first + t, count - 1)) : 0.0;
-  if (COPIED != 0) {
-    for (uint i = thread; i < BLOCKS * (8 * BYTES + 2); i += THREADS) own_x[i] = prepared[i];
-    barrier();
-  }
+  if (COPIED != 0) copy_input();
+  float factors[BATCH];
+  UNROLL for (uint t = 0; t < BATCH; t++) factors[t] = TRANSFORM == NORMED ? factor_of(squares[t]) : 1.0;
   for (uint step = slice; step < push.blocks; step += SLICES * AHEAD)
     UNROLL for (uint i = 0; i < AHEAD; i++) {
       uint block = step + i * SLICES;
       if (block < push.blocks) {
-        UNROLL for (uint p = 0; p < CELLS; p++) words[p] = next_words[i * CELLS + p];
-        UNROLL for (uint c = 0; c < ROWS * COEFFICIENTS; c++) block_coefficients[c] = next_coefficients[i * ROWS * COEFFICIENTS + c];
-        if (block + SLICES * AHEAD < push.blocks) fetch(i, r, block + SLICES * AHEAD);
-        UNROLL for (uint t = 0; t < BATCH; t++) add_products(r, block, min(first + t, count - 1), t);
+        UNROLL for (uint t = 0; t < BATCH; t++) add_products(i, r, block, min(first + t, count - 1), t);
+        if (block + SLICES * AHEAD < push.blocks) fetch(i, r);
       }
     }
   UNROLL for (uint t = 0; t < BATCH; t++) {
-    float factor = TRANSFORM == NORMED ? factor_of(squares[t]) : 1.0;
     UNROLL for (uint n = 0; n < ROWS; n++) {
       uint row = tiles[n] * 8 + r;
-      float result = add_slices(results[n * BATCH + t], slice) * factor + addends[n * BATCH + t];
+      float result = add_slices(results[n * BATCH + t], slice) * factors[t] + addends[n * BATCH + t];
       bool stores = slice == 0 && row < push.rows && first + t < count;
       if (stores) y[place_of(first + t, row)] = result;
       if (NEXT != 0 && slice == 0) outputs[n * COVERED + thread / (8 * SLICES) * 8 + r] = stores ? result : 0.0;

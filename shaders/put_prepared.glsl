@@ -6,7 +6,7 @@ void put_prepared(uint row, uint blocks, uint word, uint b, Integers of, float s
   if (BYTES == 2) next[at + blocks * 32] = of.low;
   if (b != 0) return;
   uint scale = (row + scales_at(blocks)) * 4 + word * 2;
-  next[scale] = floatBitsToUint(of.scale);
+  next[scale] = floatBitsToUint(of.scale * STORED_SCALE);
   next[scale + 1] = floatBitsToUint(of.sum);
   next[(row + squares_at(blocks)) * 4 + word] = floatBitsToUint(squares);
 }

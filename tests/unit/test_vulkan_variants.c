@@ -194,12 +194,12 @@ static void damaged_measurements_are_dropped(void **unused) {
   size_t count, choices;
   const vulkan_dot_variant *v = &bpdq_vulkan_dot_variants(&count)[0];
   char good[400], bad[400];
-  const char *header = "bpdq product variants 5\n";
+  const char *header = "bpdq product variants 6\n";
   int size = snprintf(good, sizeof good, "%s1 2 3 4 5 6 0 %u %u %u %u\n", header, v->threads, v->slices, v->ahead, v->copied);
   assert_true(taken(good, (size_t)size, &choices));
   assert_int_equal(choices, 1);
   assert_true(taken(header, strlen(header), &choices));
-  const char *usual = "bpdq product variants 5\n1 2 3 4 5 6 0 0 0 0 0\n";
+  const char *usual = "bpdq product variants 6\n1 2 3 4 5 6 0 0 0 0 0\n";
   assert_true(taken(usual, strlen(usual), &choices));
   assert_int_equal(choices, 1);
   for (int end = 0; end < size; end++) /* cut short anywhere */

@@ -189,13 +189,18 @@ typedef struct feature_chain {
   VkPhysicalDeviceVulkanMemoryModelFeatures memory_model;
   VkPhysicalDeviceSubgroupSizeControlFeatures size_control;
   VkPhysicalDeviceShaderIntegerDotProductFeatures integer_dot;
+  VkPhysicalDevicePipelineRobustnessFeaturesEXT robustness;
 #ifdef VK_KHR_cooperative_matrix
   VkPhysicalDeviceCooperativeMatrixFeaturesKHR cooperative_matrix;
 #endif
 } feature_chain;
 
-/* The chain with every structure that `has_*` allows the driver to understand. */
-static void link_chain(feature_chain *chain, bool has_size_control, bool has_dot, bool has_matrix) {
+/* Structures that the driver understands. */
+typedef struct chain_parts {
+  bool size_control, integer_dot, robustness, cooperative_matrix;
+} chain_parts;
+
+static void link_chain(feature_chain *chain, const chain_parts *parts) {
   memset(chain, 0, sizeof *chain);
   chain->features.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2;
   chain->storage16.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_16BIT_STORAGE_FEATURES;
@@ -203,23 +208,26 @@ static void link_chain(feature_chain *chain, bool has_size_control, bool has_dot
   chain->memory_model.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_MEMORY_MODEL_FEATURES;
   chain->size_control.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES;
   chain->integer_dot.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES;
+  chain->robustness.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_ROBUSTNESS_FEATURES_EXT;
   chain->features.pNext = &chain->storage16;
   chain->storage16.pNext = &chain->float16;
   chain->float16.pNext = &chain->memory_model;
   void **tail = &chain->memory_model.pNext;
-  if (has_size_control) {
+  if (parts->size_control) {
     *tail = &chain->size_control;
     tail = &chain->size_control.pNext;
   }
-  if (has_dot) {
+  if (parts->integer_dot) {
     *tail = &chain->integer_dot;
     tail = &chain->integer_dot.pNext;
   }
+  if (parts->robustness) {
+    *tail = &chain->robustness;
+    tail = &chain->robustness.pNext;
+  }
 #ifdef VK_KHR_cooperative_matrix
   chain->cooperative_matrix.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
-  if (has_matrix) *tail = &chain->cooperative_matrix;
-#else
-  (void)has_matrix;
+  if (parts->cooperative_matrix) *tail = &chain->cooperative_matrix;
 #endif
 }
 
@@ -266,6 +274,7 @@ static void features_from_chain(vulkan_context *context, const feature_chain *ch
   context->subgroups.filled = chain->size_control.computeFullSubgroups;
   context->features.subgroup = !context->is_cpu && way_of(context, VULKAN_SUBGROUP_WIDE) != VULKAN_SUBGROUP_IMPOSSIBLE;
   context->features.integer_dot = chain->integer_dot.shaderIntegerDotProduct && accelerates_dot(context);
+  context->features.unchecked = chain->robustness.pipelineRobustness;
 #ifdef VK_KHR_cooperative_matrix
   context->features.cooperative_matrix = chain->cooperative_matrix.cooperativeMatrix && chain->float16.shaderFloat16 &&
                                          chain->storage16.storageBuffer16BitAccess && chain->memory_model.vulkanMemoryModel &&
@@ -276,8 +285,10 @@ static void features_from_chain(vulkan_context *context, const feature_chain *ch
 }
 
 static void query_features(vulkan_context *context, feature_chain *supported) {
-  link_chain(supported, offers(context, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME),
-             offers(context, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME), has_device_extension(context, "VK_KHR_cooperative_matrix"));
+  link_chain(supported, &(chain_parts){.size_control = offers(context, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME),
+                                       .integer_dot = offers(context, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME),
+                                       .robustness = has_device_extension(context, VK_EXT_PIPELINE_ROBUSTNESS_EXTENSION_NAME),
+                                       .cooperative_matrix = has_device_extension(context, "VK_KHR_cooperative_matrix")});
   context->instance_functions.GetPhysicalDeviceFeatures2(context->physical_device, &supported->features);
   features_from_chain(context, supported);
   context->features.memory_budget = has_device_extension(context, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
@@ -297,16 +308,18 @@ void bpdq_vulkan_describe_features(const vulkan_features *features, char *text, 
 }
 
 static bpdq_status create_device(vulkan_context *context, bpdq_error *error) {
-  const char *extensions[5];
+  const char *extensions[6];
   uint32_t extension_count = 0;
   feature_chain supported, enabled;
   query_features(context, &supported);
   bool older = context->properties.apiVersion < VK_API_VERSION_1_3; /* extensions bring what 1.3 has */
   bool requires_size = (context->features.subgroup && way_of(context, VULKAN_SUBGROUP_WIDE) == VULKAN_SUBGROUP_REQUIRED) ||
                        (context->features.cooperative_matrix && way_of(context, VULKAN_SUBGROUP_EXACT) == VULKAN_SUBGROUP_REQUIRED);
-  link_chain(&enabled, requires_size, context->features.integer_dot, context->features.cooperative_matrix);
+  link_chain(&enabled, &(chain_parts){requires_size, context->features.integer_dot, context->features.unchecked,
+                                      context->features.cooperative_matrix});
   enabled.size_control.subgroupSizeControl = enabled.size_control.computeFullSubgroups = requires_size;
   enabled.integer_dot.shaderIntegerDotProduct = context->features.integer_dot;
+  enabled.robustness.pipelineRobustness = context->features.unchecked;
 #ifdef VK_KHR_cooperative_matrix
   if (context->features.cooperative_matrix) {
     enabled.cooperative_matrix.cooperativeMatrix = VK_TRUE;
@@ -319,6 +332,7 @@ static bpdq_status create_device(vulkan_context *context, bpdq_error *error) {
 #endif
   if (requires_size && older) extensions[extension_count++] = VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME;
   if (context->features.integer_dot && older) extensions[extension_count++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
+  if (context->features.unchecked) extensions[extension_count++] = VK_EXT_PIPELINE_ROBUSTNESS_EXTENSION_NAME;
   if (context->features.memory_budget) extensions[extension_count++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
   /* The specification demands it to be enabled wherever it is offered (MoltenVK). */
   if (has_device_extension(context, "VK_KHR_portability_subset")) extensions[extension_count++] = "VK_KHR_portability_subset";
@@ -383,6 +397,9 @@ static void read_enabled_features(const void *chain, feature_chain *enabled) {
         enabled->integer_dot.shaderIntegerDotProduct =
             ((const VkPhysicalDeviceShaderIntegerDotProductFeatures *)item)->shaderIntegerDotProduct;
         break;
+      case VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PIPELINE_ROBUSTNESS_FEATURES_EXT:
+        enabled->robustness.pipelineRobustness = ((const VkPhysicalDevicePipelineRobustnessFeaturesEXT *)item)->pipelineRobustness;
+        break;
 #ifdef VK_KHR_cooperative_matrix
       case VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR:
         enabled->cooperative_matrix.cooperativeMatrix = ((const VkPhysicalDeviceCooperativeMatrixFeaturesKHR *)item)->cooperativeMatrix;
@@ -417,10 +434,11 @@ static bpdq_status import_device(vulkan_context *context, const bpdq_vulkan_impo
   if (info->unusable[0]) return bpdq_fail(error, BPDQ_ERROR_DEVICE, "bpdq_vulkan_import: %s: %s", info->name, info->unusable);
   read_limits(context);
   feature_chain enabled;
-  link_chain(&enabled, false, false, false);
+  link_chain(&enabled, &(chain_parts){0});
   read_enabled_features(import->enabled_features, &enabled);
   features_from_chain(context, &enabled);
   context->features.memory_budget = was_enabled(import, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+  if (!was_enabled(import, VK_EXT_PIPELINE_ROBUSTNESS_EXTENSION_NAME)) context->features.unchecked = false;
   if (!was_enabled(import, "VK_KHR_cooperative_matrix")) context->features.cooperative_matrix = context->features.narrow_matrix = false;
   return BPDQ_OK;
 }

@@ -122,7 +122,12 @@ static bpdq_status build(vulkan_pipelines *pipelines, vulkan_pipeline_entry *ent
   BPDQ_TRY(bpdq_vulkan_result(context, context->vk.CreateShaderModule(context->device, &code, NULL, &module), "loading a shader", error));
   VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
       .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO, .requiredSubgroupSize = VULKAN_SUBGROUP};
+  /* NVIDIA's driver compares every index with the buffer's size unless told not to: 4% of a product's instructions
+   * (docs/benchmarks/log.md). */
+  VkPipelineRobustnessCreateInfoEXT unchecked = {.sType = VK_STRUCTURE_TYPE_PIPELINE_ROBUSTNESS_CREATE_INFO_EXT,
+                                                 .storageBuffers = VK_PIPELINE_ROBUSTNESS_BUFFER_BEHAVIOR_DISABLED_EXT};
   VkComputePipelineCreateInfo info = {.sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
+                                      .pNext = context->features.unchecked ? &unchecked : NULL,
                                       .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
                                                 .stage = VK_SHADER_STAGE_COMPUTE_BIT,
                                                 .module = module,
