@@ -15,8 +15,8 @@
 #define UNROLL // compilers for CPUs take minutes over what a GPU's needs to keep arrays in registers
 #endif
 layout(local_size_x_id = 0) in;
-layout(constant_id = 0) const uint THREADS = 256; // a power of two
-layout(constant_id = 1) const uint SLICES = 4;    // threads that share a row; a power of two, at most THREADS / 8
+layout(constant_id = 0) const uint THREADS = 256; // a multiple of 8 SLICES, and of 32
+layout(constant_id = 1) const uint SLICES = 4;    // threads that share a row
 layout(constant_id = 2) const uint PLANES = 2;
 layout(constant_id = 3) const uint GROUP = 64;
 layout(constant_id = 4) const uint NUMBER = 2;
@@ -45,7 +45,7 @@ const float RANGE = 127.0;
 const uint TILES = THREADS / (8 * SLICES);
 const uint COVERED = TILES * 8; // columns of the next input; NEXT: a multiple of 32
 const uint ROWS = NEXT == GATED ? 2 : 1; // of a thread: a gate and what it multiplies, half the rows further
-shared float reduction[THREADS];
+shared float reduction[ROWS * THREADS];
 shared uvec4 own_x[COPIED != 0 ? BLOCKS * (8 * BYTES + 2) : 1]; // as in prepared.glsl, without the squares
 shared float outputs[NEXT != 0 ? ROWS * COVERED : 1];
 #include "linear.glsl"
@@ -174,29 +174,30 @@ void add_products(uint place, uint r, uint block, uint token, uint t) {
   }
 }
 
-// The sum over the threads that share a row, in the one of slice 0. All threads of the work group must call it.
-float add_slices(float value, uint slice) {
+// Makes the sums over the threads that share rows, in the ones of slice 0. All threads of the work group must call it.
+void add_slices(inout float sums[ROWS], uint slice) {
   uint thread = gl_LocalInvocationIndex;
 #ifdef SUBGROUP
-  UNROLL for (uint step = 8; step < 8 * min(SLICES, 4); step <<= 1) value += subgroupShuffleXor(value, step);
-  if (SLICES <= 4) return value;
-  barrier(); // what was read before has been read
-  if (thread % 32 < 8) reduction[thread / 32 * 8 + thread % 8] = value;
-  barrier();
-  if (slice != 0) return 0.0;
-  value = 0.0;
-  UNROLL for (uint i = 0; i < SLICES / 4; i++) value += reduction[(thread / 32 + i) * 8 + thread % 8];
-  return value;
-#else
-  barrier();
-  reduction[thread] = value;
-  barrier();
-  for (uint step = SLICES / 2; step > 0; step >>= 1) {
-    if (slice < step) reduction[thread] += reduction[thread + 8 * step];
+  if (SLICES % 4 == 0 || SLICES <= 2) { // no 32 threads have slices of two tiles
+    UNROLL for (uint n = 0; n < ROWS; n++)
+      UNROLL for (uint step = 8; step < 8 * min(SLICES, 4); step <<= 1) sums[n] += subgroupShuffleXor(sums[n], step);
+    if (SLICES <= 4) return;
+    barrier(); // what was read before has been read
+    UNROLL for (uint n = 0; n < ROWS; n++)
+      if (thread % 32 < 8) reduction[n * THREADS + thread / 32 * 8 + thread % 8] = sums[n];
     barrier();
+    if (slice != 0) return;
+    UNROLL for (uint n = 0; n < ROWS; n++)
+      UNROLL for (uint i = 1; i < SLICES / 4; i++) sums[n] += reduction[n * THREADS + (thread / 32 + i) * 8 + thread % 8];
+    return;
   }
-  return reduction[thread];
 #endif
+  barrier();
+  UNROLL for (uint n = 0; n < ROWS; n++) reduction[n * THREADS + thread] = sums[n];
+  barrier();
+  if (slice != 0) return;
+  UNROLL for (uint n = 0; n < ROWS; n++)
+    UNROLL for (uint i = 1; i < SLICES; i++) sums[n] += reduction[n * THREADS + thread + 8 * i];
 }
 
 // ---- the results as the next product's input ----
@@ -282,9 +283,12 @@ void main() {
       }
     }
   UNROLL for (uint t = 0; t < BATCH; t++) {
+    float sums[ROWS];
+    UNROLL for (uint n = 0; n < ROWS; n++) sums[n] = results[n * BATCH + t];
+    add_slices(sums, slice);
     UNROLL for (uint n = 0; n < ROWS; n++) {
       uint row = tiles[n] * 8 + r;
-      float result = add_slices(results[n * BATCH + t], slice) * factors[t] + addends[n * BATCH + t];
+      float result = sums[n] * factors[t] + addends[n * BATCH + t];
       bool stores = slice == 0 && row < push.rows && first + t < count;
       if (stores) y[place_of(first + t, row)] = result;
       if (NEXT != 0 && slice == 0) outputs[n * COVERED + thread / (8 * SLICES) * 8 + r] = stores ? result : 0.0;

@@ -3,6 +3,10 @@
 // for k = 1 only a search.
 // Level 0 reads logits, later levels the candidates of the level before; the last one (a single segment) writes the results.
 #extension GL_GOOGLE_include_directive : require
+#ifdef SUBGROUP // of at least 32
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+#endif
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 256; // a power of two
 layout(constant_id = 1) const uint SEGMENT = 2048; // a power of two
@@ -74,13 +78,45 @@ void sort() {
     }
 }
 
+// This thread's largest item.
+uvec2 find_own_largest() {
+  uvec2 best = uvec2(0, NO_ID);
+  for (uint i = gl_LocalInvocationIndex; i < filled; i += THREADS)
+    if (before(items[i], best)) best = items[i];
+  return best;
+}
+
+#ifdef SUBGROUP
 // The item that a sort would put first.
 uvec2 find_largest() {
+  uvec2 best = find_own_largest();
+  [[unroll]] for (uint i = 1; i < 32; i <<= 1) {
+    uvec2 other = uvec2(subgroupShuffleXor(best.x, i), subgroupShuffleXor(best.y, i));
+    if (before(other, best)) best = other;
+  }
+  if (gl_LocalInvocationIndex % 32 == 0) winners[gl_LocalInvocationIndex / 32] = best;
+  barrier();
+  for (uint i = 0; i < THREADS / 32; i++)
+    if (before(winners[i], best)) best = winners[i];
+  return best;
+}
+
+float reduce(float value, bool maximum) {
+  [[unroll]] for (uint i = 1; i < 32; i <<= 1) {
+    float other = subgroupShuffleXor(value, i);
+    value = maximum ? max(value, other) : value + other;
+  }
+  if (gl_LocalInvocationIndex % 32 == 0) reduction[gl_LocalInvocationIndex / 32] = value;
+  barrier();
+  float result = reduction[0];
+  for (uint i = 1; i < THREADS / 32; i++) result = maximum ? max(result, reduction[i]) : result + reduction[i];
+  barrier();
+  return result;
+}
+#else
+uvec2 find_largest() {
   uint thread = gl_LocalInvocationIndex;
-  uvec2 best = uvec2(0, NO_ID);
-  for (uint i = thread; i < filled; i += THREADS)
-    if (before(items[i], best)) best = items[i];
-  winners[thread] = best;
+  winners[thread] = find_own_largest();
   barrier();
   for (uint step = THREADS / 2; step > 0; step >>= 1) {
     if (thread < step && before(winners[thread + step], winners[thread])) winners[thread] = winners[thread + step];
@@ -103,6 +139,7 @@ float reduce(float value, bool maximum) {
   barrier();
   return result;
 }
+#endif
 
 // Maximum and sum of exponentials of a level 0 segment whose largest item is known.
 vec2 segment_statistics(uvec2 largest) {

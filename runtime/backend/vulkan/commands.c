@@ -69,23 +69,35 @@ bpdq_status bpdq_vulkan_commands_wait(vulkan_context *context, vulkan_commands *
   return bpdq_vulkan_wait(context, commands->fence, error);
 }
 
+static void barrier(const vulkan_context *context, VkCommandBuffer commands, VkPipelineStageFlags from, VkAccessFlags written,
+                    VkPipelineStageFlags to, VkAccessFlags used) {
+  VkMemoryBarrier memory = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = written, .dstAccessMask = used};
+  context->vk.CmdPipelineBarrier(commands, from, to, 0, 1, &memory, 0, NULL, 0, NULL);
+}
+
+#define COMPUTE VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT
+#define SHADER_USE (VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT)
+
 void bpdq_vulkan_barrier(const vulkan_context *context, VkCommandBuffer commands, bool host) {
-  VkMemoryBarrier barrier = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
-                             .srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT,
-                             .dstAccessMask = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_READ_BIT |
-                                              VK_ACCESS_TRANSFER_WRITE_BIT | VK_ACCESS_INDIRECT_COMMAND_READ_BIT |
-                                              (host ? VK_ACCESS_HOST_READ_BIT : 0)};
-  VkPipelineStageFlags work = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT;
-  context->vk.CmdPipelineBarrier(commands, work, work | VK_PIPELINE_STAGE_DRAW_INDIRECT_BIT | (host ? VK_PIPELINE_STAGE_HOST_BIT : 0), 0, 1,
-                                 &barrier, 0, NULL, 0, NULL);
+  const VkPipelineStageFlags work = COMPUTE | VK_PIPELINE_STAGE_TRANSFER_BIT;
+  const VkAccessFlags written = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
+  barrier(context, commands, work, written, work | VK_PIPELINE_STAGE_DRAW_INDIRECT_BIT | (host ? VK_PIPELINE_STAGE_HOST_BIT : 0),
+          SHADER_USE | VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT | VK_ACCESS_INDIRECT_COMMAND_READ_BIT |
+              (host ? VK_ACCESS_HOST_READ_BIT : 0));
 }
 
 void bpdq_vulkan_compute_barrier(const vulkan_context *context, VkCommandBuffer commands) {
-  VkMemoryBarrier barrier = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
-                             .srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT,
-                             .dstAccessMask = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT};
-  context->vk.CmdPipelineBarrier(commands, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, 0, 1, &barrier, 0,
-                                 NULL, 0, NULL);
+  barrier(context, commands, COMPUTE, VK_ACCESS_SHADER_WRITE_BIT, COMPUTE, SHADER_USE);
+}
+
+void bpdq_vulkan_begin_barrier(const vulkan_context *context, VkCommandBuffer commands, bool indirect) {
+  barrier(context, commands, COMPUTE | VK_PIPELINE_STAGE_TRANSFER_BIT, VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT,
+          COMPUTE | (indirect ? VK_PIPELINE_STAGE_DRAW_INDIRECT_BIT : 0),
+          SHADER_USE | (indirect ? VK_ACCESS_INDIRECT_COMMAND_READ_BIT : 0));
+}
+
+void bpdq_vulkan_end_barrier(const vulkan_context *context, VkCommandBuffer commands) {
+  barrier(context, commands, COMPUTE, VK_ACCESS_SHADER_WRITE_BIT, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
 }
 
 void bpdq_vulkan_write_set(const vulkan_context *context, VkDescriptorSet set, const vulkan_binding bindings[VULKAN_BINDINGS]) {

@@ -26,6 +26,10 @@ bpdq_status bpdq_vulkan_commands_wait(vulkan_context *context, vulkan_commands *
 
 /* All earlier compute and transfer writes become visible to all later compute, transfer and indirect reads; with `host` to the host too. */
 void bpdq_vulkan_barrier(const vulkan_context *context, VkCommandBuffer commands, bool host);
+/* A program's: only with the stages that it has, since each more makes a barrier longer (docs/benchmarks/log.md). It begins behind earlier
+ * compute and transfer writes, with compute and, where `indirect`, grids; and ends with results that the host reads. */
+void bpdq_vulkan_begin_barrier(const vulkan_context *context, VkCommandBuffer commands, bool indirect);
+void bpdq_vulkan_end_barrier(const vulkan_context *context, VkCommandBuffer commands);
 /* Earlier compute writes become visible to later compute work: the barrier between two operations. */
 void bpdq_vulkan_compute_barrier(const vulkan_context *context, VkCommandBuffer commands);
 

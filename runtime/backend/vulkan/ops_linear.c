@@ -219,7 +219,7 @@ static dot_plan try_variant(const vulkan_builder *builder, const product *p, boo
   const bpdq_weight *weight = p->weight;
   int64_t tokens = p->last ? 1 : builder->program->max_tokens;
   dot_plan plan = {.variant = *variant, .batch = 1, .copied = variant->copied && tokens == 1, .wide = wide};
-  uint64_t shared = 64 + variant->threads * 4 + variant->threads / variant->slices * 8;
+  uint64_t shared = 64 + variant->threads * 8 + variant->threads / variant->slices * 8; /* of two rows to a thread */
   if (plan.copied) shared += (uint64_t)weight->blocks * (wide ? 288 : 160);
   plan.suits = variant->threads <= context->limits.group_threads && shared <= context->limits.shared_bytes &&
                (variant->slices == 1 || variant->slices <= weight->blocks);

@@ -20,7 +20,7 @@ static bpdq_status add_level(vulkan_builder *builder, const bpdq_op_top_k *op, c
   const vulkan_context *context = &builder->vulkan->context;
   bool many = op->k > 1 && context->limits.group_threads >= MANY_THREADS && !context->is_cpu;
   const uint32_t constants[] = {many ? MANY_THREADS : THREADS, SEGMENT, op->k == 1};
-  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "top_k", constants, 3, error));
+  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, context->features.subgroup ? "top_k_subgroup" : "top_k", constants, 3, error));
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
   bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&logits->buffer));
   /* Unused bindings of the shader still need memory: the logits. */

@@ -88,7 +88,7 @@ static bpdq_status record(bpdq_executable *executable, bpdq_error *error) {
   }
   BPDQ_TRY_GOTO(bpdq_vulkan_create_sets(&vulkan->pipelines, (uint32_t)count, &executable->pool, sets, error), done);
   BPDQ_TRY_GOTO(bpdq_vulkan_commands_begin(context, &executable->commands, true, error), done);
-  bpdq_vulkan_barrier(context, commands, false); /* behind uploads, transfers and the previous run */
+  bpdq_vulkan_begin_barrier(context, commands, executable->max_tokens > 1);
   for (size_t i = 0; i < executable->count; i++) {
     const vulkan_dispatch *dispatch = &executable->dispatches[i];
     vulkan_binding bindings[VULKAN_BINDINGS] = {0};
@@ -108,7 +108,7 @@ static bpdq_status record(bpdq_executable *executable, bpdq_error *error) {
       context->vk.CmdDispatch(commands, dispatch->grid[0], dispatch->grid[1], dispatch->grid[2]);
     }
   }
-  bpdq_vulkan_barrier(context, commands, true);
+  bpdq_vulkan_end_barrier(context, commands);
   status = bpdq_vulkan_commands_end(context, &executable->commands, error);
 done:
   free(sets);

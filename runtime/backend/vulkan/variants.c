@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #define BUSY_THREADS 131072 /* about what fills a large device */
+#define EVEN_STEPS 5        /* blocks of a thread; among more of them one that some threads do not have matters less */
 #define LONG_BLOCKS 64      /* of a row: enough for many threads, or for large work groups */
 #define LEAST_THREADS 128   /* every Vulkan device has as many */
 
@@ -40,16 +41,29 @@ static vulkan_dot_variant spread(const vulkan_dot_shape *shape) {
   return variant;
 }
 
+/* Many slices that end together: 148 blocks are five for each of 32 threads, but also for each of 30. A work group keeps its rows, and its
+ * subgroups stay full. */
+static vulkan_dot_variant even_slices(vulkan_dot_variant variant, int64_t blocks) {
+  uint32_t rows = variant.threads / variant.slices;
+  int64_t steps = (blocks + variant.slices - 1) / variant.slices;
+  if (rows % 32 != 0 || variant.slices < variants[LONG_ROWS].slices || steps > EVEN_STEPS) return variant;
+  variant.slices = (uint32_t)((blocks + steps - 1) / steps);
+  variant.threads = rows * variant.slices;
+  return variant;
+}
+
 static vulkan_dot_variant winner(const vulkan_dot_shape *shape) {
   if (shape->is_cpu || shape->tokens > 1) return spread(shape);
   bool is_long = shape->blocks >= LONG_BLOCKS;
   if (shape->rows * variants[MANY_ROWS].slices >= BUSY_THREADS) return variants[is_long ? PLAIN : MANY_ROWS];
   if (shape->transform == BPDQ_TRANSFORM_SILU_GATE && is_long) return variants[LONG_ROWS];
-  return variants[shape->transform == BPDQ_TRANSFORM_RMS_NORM && !is_long ? FEW_ROWS_NORM : FEW_ROWS];
+  if (shape->transform == BPDQ_TRANSFORM_RMS_NORM && !is_long) return variants[FEW_ROWS_NORM];
+  return is_long ? variants[FEW_ROWS] : variants[LONG_ROWS];
 }
 
 vulkan_dot_variant bpdq_vulkan_usual_variant(const vulkan_dot_shape *shape) {
-  vulkan_dot_variant variant = winner(shape);
+  vulkan_dot_variant variant = winner(shape), even = even_slices(variant, shape->blocks);
+  if (even.threads <= shape->most_threads) variant = even;
   for (; variant.slices > shape->blocks && variant.slices > 1; variant.slices /= 2)
     if (variant.threads > LEAST_THREADS) variant.threads /= 2; /* a work group keeps its rows */
   for (; variant.threads > shape->most_threads && variant.threads > LEAST_THREADS; variant.threads /= 2)
