@@ -38,7 +38,11 @@ layout(constant_id = 3) const uint QUANTIZED = 0;
 layout(constant_id = 4) const uint SPLIT = 0;       // parts of the context at most, up to MOST_PARTS; 0: one
 layout(constant_id = 5) const uint MERGE_HEADS = 1; // heads whose results are added up at once; bounds shared memory
 layout(constant_id = 6) const uint BYTES = 0;       // of the next product's integers, 0: it is not prepared; else HEAD_DIM % 32 == 0
+layout(constant_id = 7) const uint GROUP = 4;       // query heads of a kv head
 #include "run.glsl"
+#ifdef ROPE
+layout(set = 0, binding = 0) readonly buffer RunOfOne { uvec2 pairs[]; } run_of_one;
+#endif
 layout(set = 0, binding = 2) writeonly buffer Output { float y[]; };
 layout(set = 0, binding = 1) readonly buffer Qkv { float qkv[]; };
 #ifdef ROPE
@@ -285,28 +289,38 @@ void prepare_next() {
 }
 #endif
 
+// Position and sequence of the row; where it is the only one, with one load of the run's words.
+uvec2 find_row() {
+#ifdef ROPE
+  return run_of_one.pairs[2];
+#else
+  return uvec2(run.entries[token], run.entries[push.max_tokens + token]);
+#endif
+}
+
+// A short context is work for a few subgroups on a multiprocessor, each instruction behind the one before: what can be known when the
+// shader is made, or found behind the loads, does not delay them.
 void main() {
-  uint group = push.heads / push.kv_heads, chunks = (group + HEADS - 1) / HEADS, chunk = gl_WorkGroupID.x % chunks;
-  kv_head = gl_WorkGroupID.x / chunks;
-  first_head = kv_head * group + chunk * HEADS;
-  live = min(HEADS, (kv_head + 1) * group - first_head);
-  own_position = uint(run.entries[token]);
-  first_row = uint(run.entries[push.max_tokens + token]) * push.context;
-  uint length = own_position + 1, begin = 0, end = length, parts = 1;
-  if (SPLIT != 0) {
-    uint step = ((length + SPLIT - 1) / SPLIT + POSITIONS - 1) / POSITIONS * POSITIONS;
-    if (length <= 2 * POSITIONS) step = length; // merging takes longer than a second turn
-    parts = (length + step - 1) / step;
-    if (part >= parts) return;
-    begin = part * step;
-    end = min(length, begin + step);
-  }
+  const uint CHUNKS = (GROUP + HEADS - 1) / HEADS;
+  uint chunk = gl_WorkGroupID.x % CHUNKS;
+  uvec2 row = find_row();
+  kv_head = gl_WorkGroupID.x / CHUNKS;
+  first_head = kv_head * GROUP + chunk * HEADS;
+  live = min(HEADS, GROUP - chunk * HEADS);
+  own_position = row.x;
+  first_row = row.y * push.context;
+  uint length = own_position + 1, step = length;
+  if (SPLIT != 0 && length > 2 * POSITIONS) // merging takes longer than a second turn
+    step = ((length + SPLIT - 1) / SPLIT + POSITIONS - 1) / POSITIONS * POSITIONS;
+  uint begin = part * step, end = min(length, begin + step);
+  if (begin >= length) return;
   start(begin, end);
-  bool owner = end == length;
+  bool owner = end == length, alone = step >= length;
   prepare(owner, owner && chunk == 0);
   attend(begin, end);
-  write_results(parts == 1);
-  if (parts > 1) {
+  write_results(alone);
+  if (!alone) {
+    uint parts = (length + step - 1) / step;
     if (!finish_last(parts)) return;
     merge_splits(parts);
   }

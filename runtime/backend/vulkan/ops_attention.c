@@ -202,9 +202,9 @@ static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op *operati
   uint32_t next_bytes = !next ? 0 : builder->program->activations == BPDQ_ACTIVATIONS_16 ? 2 : 1;
   vulkan_dispatch dispatch;
   const uint32_t constants[] = {plan->cut.threads, (uint32_t)op->head_dim, plan->cut.heads, plan->keys->desc.kv_type == BPDQ_KV_Q8,
-                                plan->splits,      plan->cut.merge,        next_bytes};
+                                plan->splits,      plan->cut.merge,        next_bytes,      (uint32_t)(op->heads / op->kv_heads)};
   const char *name = attention_shader(&builder->vulkan->context, plan->matrix, rope != NULL);
-  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, name, constants, 7, error));
+  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, name, constants, 8, error));
   dispatch.grid[0] = (uint32_t)op->kv_heads * plan->cut.chunks;
   dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
   if (plan->splits) dispatch.grid[2] = plan->splits;
