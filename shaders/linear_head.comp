@@ -25,6 +25,7 @@ layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 6) buffer Output { float y[]; };
 #include "linear.glsl"
 const uint REPEAT = 2;
+const uint AT_ONCE = 2; // words of a row that a thread requests together
 const uint BYTES = 2;
 const float RANGE = 32512.0; // 127 * 256: the high byte stays in -127..127
 const uint ITEM_COUNT = WORDS * 4;
@@ -51,18 +52,26 @@ void main() {
     uint first = start + thread / LANES * REPEAT;
     float results[REPEAT];
     UNROLL for (uint i = 0; i < REPEAT; i++) results[i] = 0.0;
-    for (uint j = lane; j < WORDS; j += LANES) {
-      uvec4 weights[REPEAT];
-      uint pairs[REPEAT];
-      UNROLL for (uint i = 0; i < REPEAT; i++) {
-        uint row = min(first + i, push.rows - 1);
-        weights[i] = matrix[row * WORDS + j];
-        pairs[i] = scales[row * (WORDS / 4) + j / 4];
+    for (uint j = lane; j < WORDS; j += AT_ONCE * LANES) {
+      uvec4 weights[AT_ONCE * REPEAT];
+      uint pairs[AT_ONCE * REPEAT];
+      UNROLL for (uint k = 0; k < AT_ONCE; k++)
+        UNROLL for (uint i = 0; i < REPEAT; i++) {
+          uint row = min(first + i, push.rows - 1), at = min(j + k * LANES, WORDS - 1);
+          weights[k * REPEAT + i] = matrix[row * WORDS + at];
+          pairs[k * REPEAT + i] = scales[row * (WORDS / 4) + at / 4];
+        }
+      UNROLL for (uint k = 0; k < AT_ONCE; k++) {
+        uint at = j + k * LANES;
+        if (at < WORDS) {
+          uvec4 high = own_high[at], low = own_low[at];
+          float scale = own_scales[at / 2];
+          UNROLL for (uint i = 0; i < REPEAT; i++) {
+            uint pair = pairs[k * REPEAT + i], bits = (at & 2) != 0 ? pair & 0xffff0000u : pair << 16;
+            results[i] += scale * uintBitsToFloat(bits) * product(weights[k * REPEAT + i], high, low);
+          }
+        }
       }
-      uvec4 high = own_high[j], low = own_low[j];
-      float scale = own_scales[j / 2];
-      UNROLL for (uint i = 0; i < REPEAT; i++)
-        results[i] += scale * uintBitsToFloat((j & 2) != 0 ? pairs[i] & 0xffff0000u : pairs[i] << 16) * product(weights[i], high, low);
     }
     UNROLL for (uint i = 0; i < REPEAT; i++) {
       float result = add_lanes(results[i]);

@@ -14,8 +14,8 @@
 #define HEAD_ROWS 32768
 #define INT8_HEAD_REPEAT 2 /* linear_head.comp */
 #define INT8_HEAD_THREADS 512
-#define INT8_HEAD_GROUPS 396 /* about what a large device holds */
-#define INT8_HEAD_BATCH 8    /* linear_head_batch.comp */
+#define INT8_HEAD_GROUPS 2 /* on a multiprocessor at once */
+#define INT8_HEAD_BATCH 8  /* linear_head_batch.comp */
 #define INT8_HEAD_BATCH_REPEAT 4
 #define TILE 64             /* rows and tokens of linear_tile.comp */
 #define MATRIX_TILE 128     /* rows and tokens of linear_matrix.comp */
@@ -136,6 +136,7 @@ static bpdq_status add_head(vulkan_builder *builder, const product *p, bpdq_erro
   const vulkan_context *context = &builder->vulkan->context;
   bool subgroup = context->features.subgroup;
   uint32_t threads = context->limits.group_threads < INT8_HEAD_THREADS ? VECTOR_THREADS : INT8_HEAD_THREADS;
+  uint32_t at_once = INT8_HEAD_GROUPS * context->limits.multiprocessors;
   const uint32_t constants[] = {threads, (uint32_t)(weight->row_bytes / 16), p->transform};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
@@ -145,7 +146,7 @@ static bpdq_status add_head(vulkan_builder *builder, const product *p, bpdq_erro
     bpdq_vulkan_read(&dispatch, 4, p->norm);
     set_grid(&dispatch, p, &weight->pieces[i], threads / 32 * INT8_HEAD_REPEAT, 1);
     /* As many work groups as run at once, with the same number of steps each. */
-    uint32_t steps = (dispatch.grid[0] + INT8_HEAD_GROUPS - 1) / INT8_HEAD_GROUPS;
+    uint32_t steps = (dispatch.grid[0] + at_once - 1) / at_once;
     dispatch.grid[0] = (dispatch.grid[0] + steps - 1) / steps;
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
