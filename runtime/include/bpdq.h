@@ -102,8 +102,11 @@ typedef struct bpdq_vulkan_import {
   uint32_t api_version;          /* what the instance was created with */
   const char *const *extensions; /* device extensions that were enabled on `device` */
   size_t extension_count;
-  const void *enabled_features;   /* the VkPhysicalDeviceFeatures2 chain that `device` was created with, or NULL for
-                                     none: optional paths are used only for features found enabled here */
+  /* The VkPhysicalDeviceFeatures2 chain that `device` was created with, or NULL for none: optional paths are used only for features found
+   * enabled here. Those that make a difference: shaderIntegerDotProduct; pipelineRobustness (VK_EXT_pipeline_robustness, without which
+   * NVIDIA's driver checks every access); subgroupSizeControl with computeFullSubgroups; and cooperativeMatrix with shaderFloat16,
+   * storageBuffer16BitAccess and vulkanMemoryModel. */
+  const void *enabled_features;
   void (*lock_queue)(void *user); /* called around every use of the queue; may be NULL when nobody else uses it */
   void (*unlock_queue)(void *user);
   void *user;
