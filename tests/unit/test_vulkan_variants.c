@@ -96,6 +96,31 @@ static void every_variant_agrees(void **unused) {
   unsetenv("BPDQ_VULKAN_CPU_AS_GPU");
 }
 
+/* On a device with work groups of `most` threads the usual variant has full subgroups and whole tiles, and a block for each slice. */
+static void check_usual(int64_t rows, int64_t blocks, bpdq_transform_kind transform, uint32_t most) {
+  vulkan_dot_variant v = bpdq_vulkan_usual_variant(&(vulkan_dot_shape){rows, blocks, 1, transform, most, false});
+  if (v.threads % 32 || v.threads > most || !v.slices || v.slices > blocks || v.threads % (8 * v.slices) || !v.ahead)
+    fail_msg("%lld rows of %lld blocks, at most %u threads: %u threads, %u slices", (long long)rows, (long long)blocks, most, v.threads,
+             v.slices);
+}
+
+static void usual_variants_are_possible(void **unused) {
+  (void)unused;
+  static const int64_t rows[] = {8, 1000, 3584, 37888, 200000};
+  static const bpdq_transform_kind transforms[] = {BPDQ_TRANSFORM_RMS_NORM, BPDQ_TRANSFORM_NONE, BPDQ_TRANSFORM_SILU_GATE};
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+    for (int64_t blocks = 1; blocks <= 300; blocks++)
+      for (int j = 0; j < 3; j++)
+        for (uint32_t most = 256; most <= 1024; most *= 2) check_usual(rows[i], blocks, transforms[j], most);
+  /* Slices that end together: one block of 28 each, five of 148 each; 231 are eight or seven for each of 32. */
+  vulkan_dot_variant v = bpdq_vulkan_usual_variant(&(vulkan_dot_shape){3584, 28, 1, BPDQ_TRANSFORM_NONE, 1024, false});
+  assert_int_equal(v.slices, 28);
+  v = bpdq_vulkan_usual_variant(&(vulkan_dot_shape){3584, 148, 1, BPDQ_TRANSFORM_SILU_GATE, 1024, false});
+  assert_int_equal(v.slices, 30);
+  v = bpdq_vulkan_usual_variant(&(vulkan_dot_shape){8192, 231, 1, BPDQ_TRANSFORM_SILU_GATE, 1024, false});
+  assert_int_equal(v.slices, 32);
+}
+
 /* Products that are measured before they are compiled; on GPUs and on CPU devices, which are measured only on request. */
 static void measured_products_agree(void **unused) {
   (void)unused;
@@ -224,8 +249,11 @@ static void damaged_measurements_are_dropped(void **unused) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(every_variant_agrees), cmocka_unit_test(measured_products_agree),
-                                     cmocka_unit_test(switches_are_off_at_zero), cmocka_unit_test(a_variant_that_is_none_is_named),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_variant_agrees),
+                                     cmocka_unit_test(usual_variants_are_possible),
+                                     cmocka_unit_test(measured_products_agree),
+                                     cmocka_unit_test(switches_are_off_at_zero),
+                                     cmocka_unit_test(a_variant_that_is_none_is_named),
                                      cmocka_unit_test(damaged_measurements_are_dropped)};
   return cmocka_run_group_tests_name("vulkan variants", tests, NULL, NULL);
 }
