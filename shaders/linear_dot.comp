@@ -105,8 +105,8 @@ float factor_of(float squares) {
 
 // ---- the product ----
 
-// Blocks of the thread's rows, in use or on their way, and what comes behind them. That is counted on by steps, since NVIDIA's compiler would
-// work out the places of each block from the start.
+// Blocks of the thread's rows, in use or on their way, and what comes behind them. That is counted on by steps, since NVIDIA's compiler
+// would work out the places of each block from the start.
 const uint CELLS = ROWS * PLANES, COEFFICIENTS = RUNS * COEFFICIENT_WORDS;
 uvec4 words[AHEAD * CELLS];
 uint block_coefficients[AHEAD * ROWS * COEFFICIENTS];

@@ -8,12 +8,12 @@
 #define LEAST_THREADS 128   /* every Vulkan device has as many */
 
 /* Measured on an H200 (docs/benchmarks/log.md); the last ones serve shapes and devices that the first ones do not suit. */
-enum { MANY_ROWS, FEW_ROWS, FEW_ROWS_NORM, LONG_ROWS, PLAIN, SMALL };
+enum { MANY_ROWS, FEW_LONG_ROWS, FEW_ROWS_NORM, FEW_ROWS, PLAIN, SMALL };
 
 /* threads, slices, ahead, copied */
 static const vulkan_dot_variant variants[] = {
-    [MANY_ROWS] = {LEAST_THREADS, 4, 1, true}, [FEW_ROWS] = {512, 16, 1, true}, [FEW_ROWS_NORM] = {LEAST_THREADS, 16, 1, true},
-    [LONG_ROWS] = {1024, 32, 1, true},         [PLAIN] = {256, 4, 1, true},     [SMALL] = {LEAST_THREADS, 4, 2, false}};
+    [MANY_ROWS] = {LEAST_THREADS, 4, 1, true}, [FEW_LONG_ROWS] = {512, 16, 1, true}, [FEW_ROWS_NORM] = {LEAST_THREADS, 16, 1, true},
+    [FEW_ROWS] = {1024, 32, 1, true},          [PLAIN] = {256, 4, 1, true},          [SMALL] = {LEAST_THREADS, 4, 2, false}};
 
 const vulkan_dot_variant *bpdq_vulkan_dot_variants(size_t *count) {
   *count = sizeof variants / sizeof *variants;
@@ -46,7 +46,7 @@ static vulkan_dot_variant spread(const vulkan_dot_shape *shape) {
 static vulkan_dot_variant even_slices(vulkan_dot_variant variant, int64_t blocks) {
   uint32_t rows = variant.threads / variant.slices;
   int64_t steps = (blocks + variant.slices - 1) / variant.slices;
-  if (rows % 32 != 0 || variant.slices < variants[LONG_ROWS].slices || steps > EVEN_STEPS) return variant;
+  if (rows % 32 != 0 || variant.slices < variants[FEW_ROWS].slices || steps > EVEN_STEPS) return variant;
   variant.slices = (uint32_t)((blocks + steps - 1) / steps);
   variant.threads = rows * variant.slices;
   return variant;
@@ -56,9 +56,9 @@ static vulkan_dot_variant winner(const vulkan_dot_shape *shape) {
   if (shape->is_cpu || shape->tokens > 1) return spread(shape);
   bool is_long = shape->blocks >= LONG_BLOCKS;
   if (shape->rows * variants[MANY_ROWS].slices >= BUSY_THREADS) return variants[is_long ? PLAIN : MANY_ROWS];
-  if (shape->transform == BPDQ_TRANSFORM_SILU_GATE && is_long) return variants[LONG_ROWS];
+  if (shape->transform == BPDQ_TRANSFORM_SILU_GATE && is_long) return variants[FEW_ROWS];
   if (shape->transform == BPDQ_TRANSFORM_RMS_NORM && !is_long) return variants[FEW_ROWS_NORM];
-  return is_long ? variants[FEW_ROWS] : variants[LONG_ROWS];
+  return is_long ? variants[FEW_LONG_ROWS] : variants[FEW_ROWS];
 }
 
 vulkan_dot_variant bpdq_vulkan_usual_variant(const vulkan_dot_shape *shape) {
