@@ -158,6 +158,16 @@ static void check_product(suite *s, const char *name, const attention_case *c, c
   free(exact);
 }
 
+/* A row behind the context, before it, or of a sequence that does not exist has no place in the caches. */
+static void refuse_other_places(suite *s, const char *name, const attention_case *c, const suite_run *run) {
+  const int32_t places[][2] = {{(int32_t)c->context, 0}, {-1, 0}, {0, (int32_t)c->sequences}, {0, -1}};
+  for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+    bpdq_error error;
+    bpdq_run wrong = {1, &places[i][0], &places[i][1]};
+    suite_true(s, name, s->backend->run(run->executable, &wrong, &error) != BPDQ_OK, "a row outside the caches was run");
+  }
+}
+
 /* max_tokens: of the program; 0 is a size that prefills suit. Other activations than f32 allow queries of 16 bits. */
 static void run_attention(suite *s, const attention_case *c, uint64_t seed, int64_t max_tokens, bpdq_activations activations) {
   char name[200], limit[40] = "";
@@ -204,6 +214,7 @@ static void run_attention(suite *s, const attention_case *c, uint64_t seed, int6
         feed_history(s, name, c, &d, &run, feed ? feed : run.executable, feed_tokens)) {
       check_run(s, name, c, &d, &run, alone, scale);
       if (single) check_product(s, name, c, &matrix, &run);
+      refuse_other_places(s, name, c, &run);
     }
     s->backend->executable_destroy(s->backend, feed);
     s->backend->executable_destroy(s->backend, alone);

@@ -12,6 +12,7 @@ struct bpdq_executable {
   bpdq_vulkan *vulkan;
   bpdq_state *state;
   int64_t max_tokens;
+  int64_t context, cache_rows; /* the smallest of the caches used; INT64_MAX without attention */
   vulkan_dispatch *dispatches;
   size_t count;
   vulkan_buffer scratch[VULKAN_SCRATCHES];
@@ -136,6 +137,16 @@ static bpdq_status add_op(vulkan_builder *builder, const bpdq_op *op, bpdq_error
   return bpdq_vulkan_unsupported(builder, "unknown kind", error);
 }
 
+/* Of an operation that has been added, whose operands are there. */
+static void note_cache(bpdq_executable *executable, const bpdq_op *op) {
+  bool rope = op->kind == BPDQ_OP_ROPE_CACHE;
+  if (!rope && op->kind != BPDQ_OP_ATTENTION) return;
+  int64_t context = rope ? op->rope_cache.context : op->attention.context;
+  int64_t rows = executable->state->tensors[rope ? op->rope_cache.k_cache : op->attention.k_cache].desc.rows;
+  if (context < executable->context) executable->context = context;
+  if (rows < executable->cache_rows) executable->cache_rows = rows;
+}
+
 /* Names are only for error messages of compile; nothing refers to the program afterwards. */
 static bpdq_status build(vulkan_builder *builder, bpdq_executable *executable, bpdq_error *error) {
   bpdq_vulkan *vulkan = builder->vulkan;
@@ -150,6 +161,7 @@ static bpdq_status build(vulkan_builder *builder, bpdq_executable *executable, b
     } else {
       BPDQ_TRY(add_op(builder, op, error));
     }
+    note_cache(executable, op);
   }
   builder->scratch_bytes[VULKAN_SCRATCH_RUN] = (RUN_HEADER_WORDS + 2 * (uint64_t)program->max_tokens + 3 * (uint64_t)builder->count) * 4;
   for (int i = 0; i < VULKAN_SCRATCHES; i++) {
@@ -174,6 +186,7 @@ static bpdq_status compile(vulkan_builder *builder, bpdq_executable **result, bp
   executable->vulkan = vulkan;
   executable->state = builder->state;
   executable->max_tokens = builder->program->max_tokens;
+  executable->context = executable->cache_rows = INT64_MAX;
   bpdq_status status = build(builder, executable, error);
   executable->dispatches = builder->dispatches;
   executable->count = builder->count;
@@ -248,10 +261,23 @@ static bool is_deep(const bpdq_run *run) {
   return false;
 }
 
+/* Shaders check no index, and drivers need not (pipeline.c): a row outside the caches would be written into other memory. */
+static bpdq_status check_places(const bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
+  if (executable->context == INT64_MAX) return BPDQ_OK;
+  for (int64_t i = 0; i < run->tokens; i++) {
+    int64_t position = run->positions[i], sequence = run->sequences[i];
+    if (position < 0 || position >= executable->context || sequence < 0 || sequence >= executable->cache_rows / executable->context)
+      return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "vulkan: position %lld of sequence %lld lies outside the cache", (long long)position,
+                       (long long)sequence);
+  }
+  return BPDQ_OK;
+}
+
 bpdq_status bpdq_vulkan_run(bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
   if (run->tokens < 1 || run->tokens > executable->max_tokens)
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "vulkan: %lld tokens in a run of 1 to %lld", (long long)run->tokens,
                      (long long)executable->max_tokens);
+  BPDQ_TRY(check_places(executable, run, error));
   if (executable->deep && is_deep(run)) executable = executable->deep;
   uint32_t *words = (uint32_t *)(void *)executable->scratch[VULKAN_SCRATCH_RUN].mapped;
   words[0] = (uint32_t)run->tokens;
