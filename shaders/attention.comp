@@ -137,18 +137,27 @@ void pack_own(bool writer) {
   barrier();
 }
 
-// Rotates the queries; in the part that holds the row's own position makes its key and value, and one work group per kv head caches them.
+// The row's pairs that a thread rotates, of the queries and, in the part that holds the row's own position, of its key and value; what
+// they are rotated by. Multiprocessors get what they request in order: the row, which is near, before keys and values.
+const uint KEY = HEADS, VALUE = HEADS + 1, STEPS = ((HEADS + 2) * PAIRS + THREADS - 1) / THREADS;
+vec2 row_pairs[STEPS], row_turns[STEPS];
+
+void request_row() {
+  UNROLL for (uint i = 0; i < STEPS; i++) {
+    uint item = thread + i * THREADS, h = min(item / PAIRS, VALUE), at = item % PAIRS, turn = own_position * HEAD_DIM + at;
+    uint head = h < HEADS ? min(first_head + h, push.heads - 1) : push.heads + kv_head + (h == KEY ? 0 : push.kv_heads);
+    row_pairs[i] = vec2(qkv[head * HEAD_DIM + at], qkv[head * HEAD_DIM + at + PAIRS]);
+    row_turns[i] = vec2(rope_table[turn], rope_table[turn + PAIRS]);
+  }
+}
+
+// Rotates them; one work group per kv head caches key and value.
 void prepare(bool owner, bool writer) {
-  const uint KEY = HEADS, VALUE = HEADS + 1, STEPS = ((HEADS + 2) * PAIRS + THREADS - 1) / THREADS;
   UNROLL for (uint i = 0; i < STEPS; i++) {
     uint item = thread + i * THREADS, h = item / PAIRS, at = item % PAIRS;
-    uint head = h < HEADS ? first_head + h : push.heads + kv_head + (h == KEY ? 0 : push.kv_heads);
     if (h < HEADS ? h >= live : !owner || h > VALUE) continue;
-    vec2 pair = vec2(qkv[head * HEAD_DIM + at], qkv[head * HEAD_DIM + at + PAIRS]);
-    if (h != VALUE) {
-      float c = rope_table[own_position * HEAD_DIM + at], s = rope_table[own_position * HEAD_DIM + PAIRS + at];
-      pair = vec2(pair.x * c - pair.y * s, pair.y * c + pair.x * s);
-    }
+    vec2 pair = row_pairs[i], turn = row_turns[i];
+    if (h != VALUE) pair = vec2(pair.x * turn.x - pair.y * turn.y, pair.y * turn.x + pair.x * turn.y);
     uint to = (h < HEADS ? h : h - HEADS) * HEAD_DIM + at, other = to + PAIRS;
     if (h < HEADS) {
       queries[to / 4][to % 4] = pair.x;
@@ -171,6 +180,7 @@ uvec2 own_value_quad(uint quad) { return QUANTIZED != 0 ? uvec2(own_value[quad],
 float own_key_scale() { return uintBitsToFloat(own_key[WORDS]); }
 float own_value_scale() { return uintBitsToFloat(own_value[WORDS]); }
 #else
+void request_row() {}
 void prepare(bool owner, bool writer) {
   for (uint i = thread; i < live * HEAD_DIM; i += THREADS)
     queries[i / 4][i % 4] = qkv[token * push.qkv_stride + first_head * HEAD_DIM + i];
@@ -314,6 +324,7 @@ void main() {
     step = ((length + SPLIT - 1) / SPLIT + POSITIONS - 1) / POSITIONS * POSITIONS;
   uint begin = part * step, end = min(length, begin + step);
   if (begin >= length) return;
+  request_row();
   start(begin, end);
   bool owner = end == length, alone = step >= length;
   prepare(owner, owner && chunk == 0);

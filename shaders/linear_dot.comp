@@ -43,11 +43,18 @@ const uint BYTES = 1;
 const float RANGE = 127.0;
 #endif
 const uint TILES = THREADS / (8 * SLICES);
-const uint COVERED = TILES * 8; // columns of the next input; NEXT: a multiple of 32
+const uint COVERED = TILES * 8; // rows of the work group, columns of the next input; NEXT: a multiple of 32
 const uint ROWS = NEXT == GATED ? 2 : 1; // of a thread: a gate and what it multiplies, half the rows further
-shared float reduction[ROWS * THREADS];
-shared uvec4 own_x[COPIED != 0 ? BLOCKS * (8 * BYTES + 2) : 1]; // as in prepared.glsl, without the squares
-shared float outputs[NEXT != 0 ? ROWS * COVERED : 1];
+// What 32 threads have of a tile's rows is added up before it is shared, where they have it of one tile.
+#ifdef SUBGROUP
+const uint LANE_SLICES = SLICES % 4 == 0 ? 4 : SLICES == 2 ? 2 : 1;
+#else
+const uint LANE_SLICES = 1;
+#endif
+const uint PARTS = SLICES / LANE_SLICES, PART_STRIDE = COVERED + 8; // 4 slices of a tile lie in all banks
+shared float reduction[ROWS * PARTS * PART_STRIDE]; // [ROWS][PARTS][PART_STRIDE]
+const uint ITEMS = COPIED != 0 ? BLOCKS * (8 * BYTES + (TRANSFORM == NORMED ? 3 : 2)) : 1;
+shared uvec4 own_x[ITEMS]; // as in prepared.glsl; the squares where a norm needs them
 #include "linear.glsl"
 #include "planes.glsl"
 #include "integers.glsl"
@@ -62,16 +69,27 @@ uvec4 activations(uint token, uint index, uint block) {
   return prepared[token * prepared_row(push.blocks) + index * push.blocks + block];
 }
 
-// All that a thread copies is requested together: it is waited for once.
-void copy_input() {
-  const uint ITEMS = BLOCKS * (8 * BYTES + 2), STEPS = (ITEMS + THREADS - 1) / THREADS, AT_ONCE = STEPS < 4 ? STEPS : 4;
-  UNROLL for (uint done = 0; done < STEPS; done += AT_ONCE) {
-    uvec4 items[AT_ONCE];
-    UNROLL for (uint i = 0; i < AT_ONCE; i++) items[i] = prepared[min(gl_LocalInvocationIndex + (done + i) * THREADS, ITEMS - 1)];
-    UNROLL for (uint i = 0; i < AT_ONCE; i++) {
-      uint at = gl_LocalInvocationIndex + (done + i) * THREADS;
-      if (at < ITEMS) own_x[at] = items[i];
-    }
+// Multiprocessors get what they request in order: the input first, which is near, so that the first products wait for nothing but their
+// weights. What more of it there is than a thread holds at once is copied behind.
+const uint STEPS = (ITEMS + THREADS - 1) / THREADS, AT_ONCE = STEPS < 4 ? STEPS : 4;
+uvec4 items[AT_ONCE];
+
+void request_input(uint done) {
+  UNROLL for (uint i = 0; i < AT_ONCE; i++) items[i] = prepared[min(gl_LocalInvocationIndex + (done + i) * THREADS, ITEMS - 1)];
+}
+
+void put_input(uint done) {
+  UNROLL for (uint i = 0; i < AT_ONCE; i++) {
+    uint at = gl_LocalInvocationIndex + (done + i) * THREADS;
+    if (at < ITEMS) own_x[at] = items[i];
+  }
+}
+
+void finish_input() {
+  put_input(0);
+  UNROLL for (uint done = AT_ONCE; done < STEPS; done += AT_ONCE) {
+    request_input(done);
+    put_input(done);
   }
   barrier();
 }
@@ -82,14 +100,19 @@ vec4 scales_of(uint token, uint pair) {
   return uintBitsToFloat(prepared[token * prepared_row(push.blocks) + scales_at(push.blocks) + pair]);
 }
 
-// What 1 / rms of a prepared row needs, on its way while the weights are multiplied: the thread's share of the squares' sum.
+vec4 squares_of(uint token, uint block) {
+  if (COPIED != 0) return uintBitsToFloat(own_x[squares_at(BLOCKS) + block]);
+  return uintBitsToFloat(prepared[token * prepared_row(push.blocks) + squares_at(push.blocks) + block]);
+}
+
+// What 1 / rms of a prepared row needs: the thread's share of the squares' sum.
 float prepared_squares(uint token) {
-  uint blocks = COPIED != 0 ? BLOCKS : push.blocks, first = token * prepared_row(push.blocks) + squares_at(push.blocks);
+  uint blocks = COPIED != 0 ? BLOCKS : push.blocks;
   vec4 sums = vec4(0);
 #ifdef SUBGROUP
-  for (uint i = gl_LocalInvocationIndex % 32; i < blocks; i += 32) sums += uintBitsToFloat(prepared[first + i]);
+  for (uint i = gl_LocalInvocationIndex % 32; i < blocks; i += 32) sums += squares_of(token, i);
 #else
-  for (uint i = 0; i < blocks; i++) sums += uintBitsToFloat(prepared[first + i]);
+  for (uint i = 0; i < blocks; i++) sums += squares_of(token, i);
 #endif
   return sums.x + sums.y + sums.z + sums.w;
 }
@@ -98,7 +121,7 @@ float prepared_squares(uint token) {
 // Pro, where 32 run).
 float factor_of(float squares) {
 #ifdef SUBGROUP
-  UNROLL for (uint i = 1; i < 32; i <<= 1) squares += subgroupShuffleXor(squares, i);
+  squares = cluster_sum(squares, 32);
 #endif
   return inversesqrt(squares / float(push.columns) + push.epsilon);
 }
@@ -110,7 +133,6 @@ float factor_of(float squares) {
 const uint CELLS = ROWS * PLANES, COEFFICIENTS = RUNS * COEFFICIENT_WORDS;
 uvec4 words[AHEAD * CELLS];
 uint block_coefficients[AHEAD * ROWS * COEFFICIENTS];
-uint tiles[ROWS]; // of the matrix: the thread's row of each is its index modulo 8
 uint words_at[ROWS];   // in `matrix`
 uint columns_at[ROWS]; // by 32, of its tile's groups behind those of the tiles before
 
@@ -174,106 +196,64 @@ void add_products(uint place, uint r, uint block, uint token, uint t) {
   }
 }
 
-// Makes the sums over the threads that share rows, in the ones of slice 0. All threads of the work group must call it.
-void add_slices(inout float sums[ROWS], uint slice) {
+// Adds up what the threads have that share rows: the first COVERED threads get a row's sums each. All threads of the work group must call it.
+void add_slices(inout float sums[ROWS], uint tile, uint slice) {
   uint thread = gl_LocalInvocationIndex;
 #ifdef SUBGROUP
-  if (SLICES % 4 == 0 || SLICES <= 2) { // no 32 threads have slices of two tiles
-    UNROLL for (uint n = 0; n < ROWS; n++)
-      UNROLL for (uint step = 8; step < 8 * min(SLICES, 4); step <<= 1) sums[n] += subgroupShuffleXor(sums[n], step);
-    if (SLICES <= 4) return;
-    barrier(); // what was read before has been read
-    UNROLL for (uint n = 0; n < ROWS; n++)
-      if (thread % 32 < 8) reduction[n * THREADS + thread / 32 * 8 + thread % 8] = sums[n];
-    barrier();
-    if (slice != 0) return;
-    UNROLL for (uint n = 0; n < ROWS; n++)
-      UNROLL for (uint i = 1; i < SLICES / 4; i++) sums[n] += reduction[n * THREADS + (thread / 32 + i) * 8 + thread % 8];
-    return;
-  }
-#endif
-  barrier();
-  UNROLL for (uint n = 0; n < ROWS; n++) reduction[n * THREADS + thread] = sums[n];
-  barrier();
-  if (slice != 0) return;
   UNROLL for (uint n = 0; n < ROWS; n++)
-    UNROLL for (uint i = 1; i < SLICES; i++) sums[n] += reduction[n * THREADS + thread + 8 * i];
+    UNROLL for (uint step = 8; step < 8 * LANE_SLICES; step <<= 1) sums[n] += subgroupShuffleXor(sums[n], step);
+#endif
+  barrier(); // what was read before has been read
+  if (slice % LANE_SLICES == 0)
+    UNROLL for (uint n = 0; n < ROWS; n++) reduction[(n * PARTS + slice / LANE_SLICES) * PART_STRIDE + tile * 8 + thread % 8] = sums[n];
+  barrier();
+  if (thread >= COVERED) return;
+  UNROLL for (uint n = 0; n < ROWS; n++) {
+    sums[n] = 0.0;
+    UNROLL for (uint i = 0; i < PARTS; i++) sums[n] += reduction[(n * PARTS + i) * PART_STRIDE + thread];
+  }
 }
 
 // ---- the results as the next product's input ----
 
-// A thread's item of the work group's outputs: 4 columns of a word.
-uint next_item() { return min(gl_LocalInvocationIndex, COVERED / 4 - 1); }
-
-// The norm's weights of the item.
-vec4 fetch_next_norm() {
-  vec4 weights = vec4(0);
-  UNROLL for (uint j = 0; j < 4; j++) {
-    uint at = gl_WorkGroupID.x * COVERED + column_of(next_item(), j);
-    if (at < push.rows) weights[j] = norm[at];
-  }
-  return weights;
+// Prepares a word's 32 columns, which 32 neighbouring threads have in their order.
+void prepare_next(float values[ROWS], float weight, uint column) {
+  float value = NEXT == GATED ? values[0] / (1.0 + exp(-values[0])) * values[ROWS - 1] : values[0] * weight;
+  float squares = NEXT == NORMED ? cluster_sum(values[0] * values[0], 32) : 0.0;
+  Integers integers = to_integers_of_columns(value);
+  uint word = column / 32, b = column % 32;
+  if (gl_LocalInvocationIndex < COVERED && b < 8 && word < push.next_blocks * 4) put_prepared(0, push.next_blocks, word, b, integers, squares);
 }
 
-// The work group's outputs, as stored, are in `outputs` (GATED: the gates, then what they multiply).
-void prepare_next(vec4 weights) {
-  uint thread = gl_LocalInvocationIndex, item = next_item(), word = item / 8, b = item % 8;
-#ifdef SUBGROUP
-  if (thread > item) return; // clusters leave as a whole
-#endif
-  float values[4], squares = 0.0;
-  UNROLL for (uint j = 0; j < 4; j++) {
-    uint column = column_of(item, j);
-    float value = outputs[column];
-    squares += value * value;
-    values[j] = NEXT == GATED ? value / (1.0 + exp(-value)) * outputs[COVERED + column] : value * weights[j];
-  }
-  Integers integers = to_integers(values);
-  if (NEXT == NORMED) squares = cluster_sum(squares);
-  word += gl_WorkGroupID.x * COVERED / 32;
-  if (thread > item || word >= push.next_blocks * 4) return;
-  put_prepared(0, push.next_blocks, word, b, integers, squares);
-}
-
-void place_tiles() {
-  uint tile = gl_WorkGroupID.x * TILES + gl_LocalInvocationIndex / (8 * SLICES);
-  tiles[0] = tile;
-  if (NEXT != GATED) return;
-  uint half_tiles = push.rows / 16;
-  tiles[0] = tile < half_tiles ? tile : 2 * half_tiles; // past the end
-  tiles[ROWS - 1] = tile + half_tiles;
-}
-
-void place_fetch(uint r, uint slice) {
+// Of the work group's tile `tile`, whose rows past the end are the last ones once more.
+void place_fetch(uint tile, uint r, uint slice) {
   UNROLL for (uint n = 0; n < ROWS; n++) {
-    uint tile = min(tiles[n], (push.rows - 1) / 8);
-    words_at[n] = (tile * push.blocks + slice) * PLANES * 8 + r;
-    columns_at[n] = tile * push.groups * GROUP_WORDS + slice * 4;
+    uint at = min(gl_WorkGroupID.x * TILES + tile + n * (push.rows / 16), (push.rows - 1) / 8);
+    words_at[n] = (at * push.blocks + slice) * PLANES * 8 + r;
+    columns_at[n] = at * push.groups * GROUP_WORDS + slice * 4;
   }
 }
 
 void main() {
-  uint thread = gl_LocalInvocationIndex, r = thread % 8, slice = thread / 8 % SLICES;
+  uint thread = gl_LocalInvocationIndex, r = thread % 8, slice = thread / 8 % SLICES, tile = thread / (8 * SLICES);
   uint first = gl_WorkGroupID.y * BATCH, count = output_rows();
-  place_tiles();
-  place_fetch(r, slice);
-  // The first weights are under way while the input is copied and summed up, and so is what is needed at the end.
+  place_fetch(tile, r, slice);
+  if (COPIED != 0) request_input(0);
   UNROLL for (uint i = 0; i < AHEAD; i++)
     if (slice + i * SLICES < push.blocks) fetch(i, r);
-  float addends[ROWS * BATCH];
+  if (COPIED != 0) finish_input();
+  float factors[BATCH], addends[ROWS * BATCH];
+  UNROLL for (uint t = 0; t < BATCH; t++)
+    factors[t] = TRANSFORM == NORMED ? factor_of(prepared_squares(min(first + t, count - 1))) : 1.0;
+  // What the thread's own row needs at the end is under way while the weights are multiplied.
+  uint row = gl_WorkGroupID.x * COVERED + thread;
+  bool finishes = thread < COVERED && row < push.rows / ROWS;
   UNROLL for (uint t = 0; t < BATCH; t++)
     UNROLL for (uint n = 0; n < ROWS; n++) {
       results[n * BATCH + t] = 0.0;
-      addends[n * BATCH + t] = 0.0;
-      if (slice == 0 && tiles[n] * 8 + r < push.rows && first + t < count) addends[n * BATCH + t] = addend(first + t, tiles[n] * 8 + r);
+      addends[n * BATCH + t] = finishes && first + t < count ? addend(first + t, row + n * (push.rows / 2)) : 0.0;
     }
-  vec4 next_norm = vec4(0);
-  if (NEXT == NORMED) next_norm = fetch_next_norm();
-  float squares[BATCH];
-  UNROLL for (uint t = 0; t < BATCH; t++) squares[t] = TRANSFORM == NORMED ? prepared_squares(min(first + t, count - 1)) : 0.0;
-  if (COPIED != 0) copy_input();
-  float factors[BATCH];
-  UNROLL for (uint t = 0; t < BATCH; t++) factors[t] = TRANSFORM == NORMED ? factor_of(squares[t]) : 1.0;
+  float next_norm = NEXT == NORMED && finishes ? norm[row] : 0.0;
   for (uint step = slice; step < push.blocks; step += SLICES * AHEAD)
     UNROLL for (uint i = 0; i < AHEAD; i++) {
       uint block = step + i * SLICES;
@@ -285,17 +265,15 @@ void main() {
   UNROLL for (uint t = 0; t < BATCH; t++) {
     float sums[ROWS];
     UNROLL for (uint n = 0; n < ROWS; n++) sums[n] = results[n * BATCH + t];
-    add_slices(sums, slice);
+    add_slices(sums, tile, slice);
+#ifdef SUBGROUP
+    if (NEXT != 0 && thread >= COVERED) return;
+#endif
+    bool stores = finishes && first + t < count;
     UNROLL for (uint n = 0; n < ROWS; n++) {
-      uint row = tiles[n] * 8 + r;
-      float result = sums[n] * factors[t] + addends[n * BATCH + t];
-      bool stores = slice == 0 && row < push.rows && first + t < count;
-      if (stores) y[place_of(first + t, row)] = result;
-      if (NEXT != 0 && slice == 0) outputs[n * COVERED + thread / (8 * SLICES) * 8 + r] = stores ? result : 0.0;
+      sums[n] = stores ? sums[n] * factors[t] + addends[n * BATCH + t] : 0.0;
+      if (stores) y[place_of(first + t, row + n * (push.rows / 2))] = sums[n];
     }
-  }
-  if (NEXT != 0) {
-    barrier();
-    prepare_next(next_norm);
+    if (NEXT != 0) prepare_next(sums, next_norm, row); // there is one row
   }
 }

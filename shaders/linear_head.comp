@@ -44,38 +44,54 @@ void put_item(uint item, Integers of) {
 
 #include "linear_head.glsl"
 
-void main() {
-  uint thread = gl_LocalInvocationIndex, lane = thread % LANES, token = gl_WorkGroupID.y;
-  quantize_row(input_row(token) * push.x_stride, push.columns, push.epsilon);
-  const uint step_rows = THREADS / LANES * REPEAT;
-  for (uint start = gl_WorkGroupID.x * step_rows; start < push.rows; start += gl_NumWorkGroups.x * step_rows) {
-    uint first = start + thread / LANES * REPEAT;
-    float results[REPEAT];
-    UNROLL for (uint i = 0; i < REPEAT; i++) results[i] = 0.0;
-    for (uint j = lane; j < WORDS; j += AT_ONCE * LANES) {
-      uvec4 weights[AT_ONCE * REPEAT];
-      uint pairs[AT_ONCE * REPEAT];
-      UNROLL for (uint k = 0; k < AT_ONCE; k++)
-        UNROLL for (uint i = 0; i < REPEAT; i++) {
-          uint row = min(first + i, push.rows - 1), at = min(j + k * LANES, WORDS - 1);
-          weights[k * REPEAT + i] = matrix[row * WORDS + at];
-          pairs[k * REPEAT + i] = scales[row * (WORDS / 4) + at / 4];
-        }
-      UNROLL for (uint k = 0; k < AT_ONCE; k++) {
-        uint at = j + k * LANES;
-        if (at < WORDS) {
-          uvec4 high = own_high[at], low = own_low[at];
-          float scale = own_scales[at / 2];
-          UNROLL for (uint i = 0; i < REPEAT; i++) {
-            uint pair = pairs[k * REPEAT + i], bits = (at & 2) != 0 ? pair & 0xffff0000u : pair << 16;
-            results[i] += scale * uintBitsToFloat(bits) * product(weights[k * REPEAT + i], high, low);
-          }
-        }
+// Of 32 threads' rows, in use or on their way: what comes next is requested as soon as they are used.
+const uint SPAN = AT_ONCE * LANES; // words of a row that they have together
+uvec4 weights[AT_ONCE * REPEAT];
+uint pairs[AT_ONCE * REPEAT];
+
+void fetch(uint first, uint base) {
+  UNROLL for (uint k = 0; k < AT_ONCE; k++)
+    UNROLL for (uint i = 0; i < REPEAT; i++) {
+      uint row = min(first + i, push.rows - 1), at = min(base + gl_LocalInvocationIndex % LANES + k * LANES, WORDS - 1);
+      weights[k * REPEAT + i] = matrix[row * WORDS + at];
+      pairs[k * REPEAT + i] = scales[row * (WORDS / 4) + at / 4];
+    }
+}
+
+float results[REPEAT];
+
+void add_products(uint base) {
+  UNROLL for (uint k = 0; k < AT_ONCE; k++) {
+    uint at = base + gl_LocalInvocationIndex % LANES + k * LANES;
+    if (at < WORDS) {
+      uvec4 high = own_high[at], low = own_low[at];
+      float scale = own_scales[at / 2];
+      UNROLL for (uint i = 0; i < REPEAT; i++) {
+        uint pair = pairs[k * REPEAT + i], bits = (at & 2) != 0 ? pair & 0xffff0000u : pair << 16;
+        results[i] += scale * uintBitsToFloat(bits) * product(weights[k * REPEAT + i], high, low);
       }
+    }
+  }
+}
+
+void main() {
+  const uint STEP_ROWS = THREADS / LANES * REPEAT;
+  uint thread = gl_LocalInvocationIndex, token = gl_WorkGroupID.y, stride = gl_NumWorkGroups.x * STEP_ROWS;
+  uint first = gl_WorkGroupID.x * STEP_ROWS + thread / LANES * REPEAT;
+  request_row(input_row(token) * push.x_stride, push.columns);
+  fetch(first, 0);
+  quantize_row(push.columns, push.epsilon);
+  for (uint start = gl_WorkGroupID.x * STEP_ROWS; start < push.rows; start += stride) {
+    UNROLL for (uint i = 0; i < REPEAT; i++) results[i] = 0.0;
+    for (uint base = 0; base < WORDS; base += SPAN) {
+      add_products(base);
+      bool more = base + SPAN < WORDS;
+      if (more || start + stride < push.rows) fetch(more ? first : first + stride, more ? base + SPAN : 0);
     }
     UNROLL for (uint i = 0; i < REPEAT; i++) {
       float result = add_lanes(results[i]);
-      if (lane == 0 && first + i < push.rows) store(token, first + i, result * row_factor);
+      if (thread % LANES == 0 && first + i < push.rows) store(token, first + i, result * row_factor);
     }
+    first += stride;
   }
 }

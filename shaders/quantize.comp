@@ -32,7 +32,7 @@ void main() {
     if (TRANSFORM == 1 && column < push.columns) squares += x[base + column] * x[base + column];
   }
   Integers integers = to_integers(values);
-  squares = cluster_sum(squares);
+  squares = cluster_sum(squares, 8);
   if (word >= push.blocks * 4) return;
   put_prepared(token * prepared_row(push.blocks), push.blocks, word, b, integers, squares);
 }

@@ -28,22 +28,30 @@ float get_squares() {
 }
 #endif
 
-// All threads of the work group must call it; `base` is the row's first element.
-void quantize_row(uint base, uint width, float epsilon) {
-  uint thread = gl_LocalInvocationIndex;
-  float all_values[ITEMS * 4], squares = 0.0;
-  UNROLL for (uint i = 0; i < ITEMS; i++) {
-    uint item = thread + i * THREADS;
+float row_values[ITEMS * 4], row_partners[ITEMS * 4];
+
+// Requests the row; `base` is its first element. Multiprocessors get what they request in order: request first what is needed first.
+void request_row(uint base, uint width) {
+  UNROLL for (uint i = 0; i < ITEMS; i++)
     UNROLL for (uint j = 0; j < 4; j++) {
-      uint column = column_of(item, j);
-      all_values[i * 4 + j] = item < ITEM_COUNT ? transformed(base, width, column) : 0.0; // row_factor is still 1
-      if (TRANSFORM == 1 && item < ITEM_COUNT && column < width) squares += x[base + column] * x[base + column];
+      uint column = min(column_of(gl_LocalInvocationIndex + i * THREADS, j), width - 1);
+      row_values[i * 4 + j] = x[base + column];
+      row_partners[i * 4 + j] = transform_partner(base, width, column);
     }
-  }
+}
+
+// All threads of the work group must call it, behind request_row().
+void quantize_row(uint width, float epsilon) {
+  float squares = 0.0;
   UNROLL for (uint i = 0; i < ITEMS; i++) {
-    uint item = thread + i * THREADS;
+    uint item = gl_LocalInvocationIndex + i * THREADS;
     float values[4];
-    UNROLL for (uint j = 0; j < 4; j++) values[j] = all_values[i * 4 + j];
+    UNROLL for (uint j = 0; j < 4; j++) {
+      uint at = i * 4 + j;
+      bool inside = item < ITEM_COUNT && column_of(item, j) < width;
+      values[j] = inside ? transform_value(row_values[at], row_partners[at]) : 0.0; // row_factor is still 1
+      if (inside) squares += row_values[at] * row_values[at];
+    }
     Integers integers = to_integers(values);
     if (item < ITEM_COUNT) put_item(item, integers);
   }

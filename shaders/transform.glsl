@@ -17,11 +17,16 @@ void transform_start(uint base, uint width, float epsilon) {
   barrier();
 }
 
+// What a column's transform needs besides its value: the norm's weight, or what a gate multiplies. `j` is below `width`.
+float transform_partner(uint base, uint width, uint j) { return TRANSFORM == 1 ? norm[j] : TRANSFORM == 2 ? x[base + width + j] : 0.0; }
+
+float transform_value(float value, float partner) {
+  if (TRANSFORM == 1) return value * (row_factor * partner);
+  if (TRANSFORM == 2) return value / (1.0 + exp(-value)) * partner;
+  return value;
+}
+
 // Element j of the transformed row; 0 past its end.
 float transformed(uint base, uint width, uint j) {
-  if (j >= width) return 0.0;
-  float value = x[base + j];
-  if (TRANSFORM == 1) value *= row_factor * norm[j];
-  if (TRANSFORM == 2) value = value / (1.0 + exp(-value)) * x[base + width + j];
-  return value;
+  return j < width ? transform_value(x[base + j], transform_partner(base, width, j)) : 0.0;
 }

@@ -112,9 +112,11 @@ static void usual_variants_are_possible(void **unused) {
     for (int64_t blocks = 1; blocks <= 300; blocks++)
       for (int j = 0; j < 3; j++)
         for (uint32_t most = 256; most <= 1024; most *= 2) check_usual(rows[i], blocks, transforms[j], most);
-  /* Slices that end together: one block of 28 each, five of 148 each; 231 are eight or seven for each of 32. */
+  /* Slices that end together: one block of 28 each, or four; five of 148 each; 231 are eight or seven for each of 32. */
   vulkan_dot_variant v = bpdq_vulkan_usual_variant(&(vulkan_dot_shape){3584, 28, 1, BPDQ_TRANSFORM_NONE, 1024, false});
   assert_int_equal(v.slices, 28);
+  v = bpdq_vulkan_usual_variant(&(vulkan_dot_shape){37888, 28, 1, BPDQ_TRANSFORM_RMS_NORM, 1024, false});
+  assert_int_equal(v.slices, 7);
   v = bpdq_vulkan_usual_variant(&(vulkan_dot_shape){3584, 148, 1, BPDQ_TRANSFORM_SILU_GATE, 1024, false});
   assert_int_equal(v.slices, 30);
   v = bpdq_vulkan_usual_variant(&(vulkan_dot_shape){8192, 231, 1, BPDQ_TRANSFORM_SILU_GATE, 1024, false});
@@ -219,12 +221,12 @@ static void damaged_measurements_are_dropped(void **unused) {
   size_t count, choices;
   const vulkan_dot_variant *v = &bpdq_vulkan_dot_variants(&count)[0];
   char good[400], bad[400];
-  const char *header = "bpdq product variants 6\n";
+  const char *header = "bpdq product variants 7\n";
   int size = snprintf(good, sizeof good, "%s1 2 3 4 5 6 0 %u %u %u %u\n", header, v->threads, v->slices, v->ahead, v->copied);
   assert_true(taken(good, (size_t)size, &choices));
   assert_int_equal(choices, 1);
   assert_true(taken(header, strlen(header), &choices));
-  const char *usual = "bpdq product variants 6\n1 2 3 4 5 6 0 0 0 0 0\n";
+  const char *usual = "bpdq product variants 7\n1 2 3 4 5 6 0 0 0 0 0\n";
   assert_true(taken(usual, strlen(usual), &choices));
   assert_int_equal(choices, 1);
   for (int end = 0; end < size; end++) /* cut short anywhere */

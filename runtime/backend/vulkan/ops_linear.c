@@ -214,15 +214,33 @@ typedef struct dot_plan {
   bool copied, wide, suits; /* copied: each work group copies the input to its shared memory */
 } dot_plan;
 
+/* The product of planes behind operation `op` that takes its output, in a program of one row; else NULL. */
+static const bpdq_op_linear *next_planes_product(const vulkan_builder *builder, const bpdq_op *op, bpdq_tensor output) {
+  const bpdq_program *program = builder->program;
+  size_t index = (size_t)(op - program->ops) + 1;
+  if (program->max_tokens != 1 || index >= program->count || program->ops[index].kind != BPDQ_OP_LINEAR) return NULL;
+  const bpdq_op_linear *next = &program->ops[index].linear;
+  return next->input == output && next->weight && next->weight->kind == BPDQ_WEIGHT_PLANES ? next : NULL;
+}
+
+/* Bytes of shared memory that linear_dot.comp declares. */
+static uint64_t shared_bytes(const vulkan_builder *builder, const product *p, const vulkan_dot_variant *variant, bool copied, bool wide) {
+  const bpdq_op_linear *next = next_planes_product(builder, builder->op, p->op->output);
+  uint64_t rows = next && next->transform.kind == BPDQ_TRANSFORM_SILU_GATE ? 2 : 1, covered = variant->threads / variant->slices;
+  uint64_t parts = variant->slices;
+  if (builder->vulkan->context.features.subgroup) parts = parts % 4 == 0 ? parts / 4 : parts == 2 ? 1 : parts;
+  uint64_t block = (wide ? 288 : 160) + (p->transform == BPDQ_TRANSFORM_RMS_NORM ? 16 : 0);
+  return rows * parts * (covered + 8) * 4 + (copied ? (uint64_t)p->weight->blocks * block : 16);
+}
+
 /* `variant` for a product; it does not suit where the device does not allow it. */
 static dot_plan try_variant(const vulkan_builder *builder, const product *p, bool wide, const vulkan_dot_variant *variant) {
   const vulkan_context *context = &builder->vulkan->context;
   const bpdq_weight *weight = p->weight;
   int64_t tokens = p->last ? 1 : builder->program->max_tokens;
   dot_plan plan = {.variant = *variant, .batch = 1, .copied = variant->copied && tokens == 1, .wide = wide};
-  uint64_t shared = 64 + variant->threads * 8 + variant->threads / variant->slices * 8; /* of two rows to a thread */
-  if (plan.copied) shared += (uint64_t)weight->blocks * (wide ? 288 : 160);
-  plan.suits = variant->threads <= context->limits.group_threads && shared <= context->limits.shared_bytes &&
+  plan.suits = variant->threads <= context->limits.group_threads &&
+               shared_bytes(builder, p, variant, plan.copied, wide) <= context->limits.shared_bytes &&
                (variant->slices == 1 || variant->slices <= weight->blocks);
   /* Rows that share a reading of the weights multiply the code, which must stay small enough for the instruction cache. */
   uint32_t most = context->is_cpu ? 1 : DOT_BATCH_PLANES / (uint32_t)(weight->planes * (wide ? 2 : 1));
@@ -258,15 +276,6 @@ static dot_plan plan_dot(vulkan_builder *builder, const product *p, bool wide) {
   plan = try_variant(builder, p, wide, &variant);
   if (plan.suits) return plan;
   return try_variant(builder, p, wide, &(vulkan_dot_variant){.threads = 128, .slices = 1, .ahead = 1});
-}
-
-/* The product of planes behind operation `op` that takes its output, in a program of one row; else NULL. */
-static const bpdq_op_linear *next_planes_product(const vulkan_builder *builder, const bpdq_op *op, bpdq_tensor output) {
-  const bpdq_program *program = builder->program;
-  size_t index = (size_t)(op - program->ops) + 1;
-  if (program->max_tokens != 1 || index >= program->count || program->ops[index].kind != BPDQ_OP_LINEAR) return NULL;
-  const bpdq_op_linear *next = &program->ops[index].linear;
-  return next->input == output && next->weight && next->weight->kind == BPDQ_WEIGHT_PLANES ? next : NULL;
 }
 
 /* The same behind a product, where that one can prepare its results as the input. */

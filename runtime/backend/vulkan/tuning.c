@@ -6,7 +6,7 @@
 
 #include "backend/vulkan/cache_file.h"
 
-#define HEADER "bpdq product variants 6\n"
+#define HEADER "bpdq product variants 7\n"
 #define FILE_LIMIT 65536
 #define LINE_BYTES 160
 #define NUMBERS 11 /* of a line: the key, then the variant */

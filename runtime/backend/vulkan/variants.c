@@ -3,17 +3,18 @@
 #include <stdlib.h>
 
 #define BUSY_THREADS 131072 /* about what fills a large device */
-#define EVEN_STEPS 5        /* blocks of a thread; among more of them one that some threads do not have matters less */
-#define LONG_BLOCKS 64      /* of a row: enough for many threads, or for large work groups */
-#define LEAST_THREADS 128   /* every Vulkan device has as many */
+#define LEAST_MANY_ROWS 32768
+#define EVEN_STEPS 5      /* blocks of a thread; among more of them one that some threads do not have matters less */
+#define LONG_BLOCKS 64    /* of a row: enough for many threads, or for large work groups */
+#define LEAST_THREADS 128 /* every Vulkan device has as many */
 
 /* Measured on an H200 (docs/benchmarks/log.md); the last ones serve shapes and devices that the first ones do not suit. */
 enum { MANY_ROWS, FEW_LONG_ROWS, FEW_ROWS_NORM, FEW_ROWS, PLAIN, SMALL };
 
 /* threads, slices, ahead, copied */
 static const vulkan_dot_variant variants[] = {
-    [MANY_ROWS] = {LEAST_THREADS, 4, 1, true}, [FEW_LONG_ROWS] = {512, 16, 1, true}, [FEW_ROWS_NORM] = {LEAST_THREADS, 16, 1, true},
-    [FEW_ROWS] = {1024, 32, 1, true},          [PLAIN] = {256, 4, 1, true},          [SMALL] = {LEAST_THREADS, 4, 2, false}};
+    [MANY_ROWS] = {256, 8, 1, true},  [FEW_LONG_ROWS] = {512, 16, 1, true}, [FEW_ROWS_NORM] = {LEAST_THREADS, 16, 1, true},
+    [FEW_ROWS] = {1024, 32, 1, true}, [PLAIN] = {256, 4, 1, true},          [SMALL] = {LEAST_THREADS, 4, 2, false}};
 
 const vulkan_dot_variant *bpdq_vulkan_dot_variants(size_t *count) {
   *count = sizeof variants / sizeof *variants;
@@ -46,7 +47,7 @@ static vulkan_dot_variant spread(const vulkan_dot_shape *shape) {
 static vulkan_dot_variant even_slices(vulkan_dot_variant variant, int64_t blocks) {
   uint32_t rows = variant.threads / variant.slices;
   int64_t steps = (blocks + variant.slices - 1) / variant.slices;
-  if (rows % 32 != 0 || variant.slices < variants[FEW_ROWS].slices || steps > EVEN_STEPS) return variant;
+  if (rows % 32 != 0 || variant.slices < variants[MANY_ROWS].slices || steps > EVEN_STEPS) return variant;
   variant.slices = (uint32_t)((blocks + steps - 1) / steps);
   variant.threads = rows * variant.slices;
   return variant;
@@ -55,7 +56,7 @@ static vulkan_dot_variant even_slices(vulkan_dot_variant variant, int64_t blocks
 static vulkan_dot_variant winner(const vulkan_dot_shape *shape) {
   if (shape->is_cpu || shape->tokens > 1) return spread(shape);
   bool is_long = shape->blocks >= LONG_BLOCKS;
-  if (shape->rows * variants[MANY_ROWS].slices >= BUSY_THREADS) return variants[is_long ? PLAIN : MANY_ROWS];
+  if (shape->rows >= LEAST_MANY_ROWS) return variants[MANY_ROWS];
   if (shape->transform == BPDQ_TRANSFORM_SILU_GATE && is_long) return variants[FEW_ROWS];
   if (shape->transform == BPDQ_TRANSFORM_RMS_NORM && !is_long) return variants[FEW_ROWS_NORM];
   return is_long ? variants[FEW_LONG_ROWS] : variants[FEW_ROWS];
