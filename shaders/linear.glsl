@@ -9,6 +9,7 @@ layout(push_constant) uniform Push {
   uint flags;
   float epsilon;
   uint next_blocks; // linear_dot.comp: of the next product's input
+  uint zero;        // linear_dot.comp with EARLY
 } push;
 // LAST: only the run's last row, written to row 0. ONE: programs of one row, which need not look how many a run has.
 const uint FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4, FLAG_ONE = 8;

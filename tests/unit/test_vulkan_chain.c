@@ -11,7 +11,8 @@
 
 #include <cmocka.h>
 
-#include "backend/vulkan/variants.h"
+#include "backend/vulkan/early.h"
+#include "backend/vulkan/vulkan.h"
 #include "model/random.h"
 #include "vulkan.h"
 
@@ -168,7 +169,34 @@ static void every_variant_prepares(void **unused) {
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) check_chain(&shapes[i], true);
 }
 
+/* What a product reads of the one behind it changes no result. */
+static void early_reading_changes_nothing(void **unused) {
+  (void)unused;
+  static const shape shapes[] = {{260, 384, 1040, 72, 2, 128}, {128, 1001, 100, 33, 3, 64}};
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+    for (int wide = 0; wide < 2; wide++) {
+      chain c;
+      int64_t count;
+      build(&c, &shapes[i]);
+      const bpdq_vulkan *vulkan = (const bpdq_vulkan *)(const void *)c.backend;
+      bpdq_activations activations = wide ? BPDQ_ACTIVATIONS_16 : BPDQ_ACTIVATIONS_8;
+      setenv("BPDQ_VULKAN_EARLY", "0", 1);
+      float *expected = run_chain(&c, activations, &count);
+      const vulkan_pipeline_entry *newest = vulkan->pipelines.entries;
+      setenv("BPDQ_VULKAN_EARLY", "1", 1);
+      float *got = run_chain(&c, activations, &count);
+      unsetenv("BPDQ_VULKAN_EARLY");
+      bool possible = vulkan->context.features.integer_dot && vulkan->context.limits.bindings >= VULKAN_EARLY_BINDINGS;
+      if (possible) assert_ptr_not_equal(vulkan->pipelines.entries, newest); /* other kernels */
+      assert_memory_equal(got, expected, (size_t)count * sizeof *got);
+      free(expected);
+      free(got);
+      destroy(&c);
+    }
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(prepared_inputs_agree), cmocka_unit_test(every_variant_prepares)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(prepared_inputs_agree), cmocka_unit_test(every_variant_prepares),
+                                     cmocka_unit_test(early_reading_changes_nothing)};
   return cmocka_run_group_tests_name("vulkan chain", tests, NULL, NULL);
 }

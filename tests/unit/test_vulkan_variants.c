@@ -229,6 +229,9 @@ static void damaged_measurements_are_dropped(void **unused) {
   const char *usual = "bpdq product variants 7\n1 2 3 4 5 6 0 0 0 0 0\n";
   assert_true(taken(usual, strlen(usual), &choices));
   assert_int_equal(choices, 1);
+  const char *cache = "bpdq product variants 7\ncache large\n1 2 3 4 5 6 0 0 0 0 0\n";
+  assert_true(taken(cache, strlen(cache), &choices));
+  assert_int_equal(choices, 1);
   for (int end = 0; end < size; end++) /* cut short anywhere */
     if (end != (int)strlen(header)) assert_false(taken(good, (size_t)end, &choices));
   for (int i = 0; i < size; i++) { /* one byte wrong */
@@ -238,10 +241,16 @@ static void damaged_measurements_are_dropped(void **unused) {
     assert_false(taken(bad, (size_t)size, &choices));
     assert_int_equal(choices, 0);
   }
-  static const char *const lines[] = {"1 2 3 4 5 6 0 7 4 1 1\n",           "1 2 3 4 5 6 0 256 4 1 2\n",
-                                      "-1 2 3 4 5 6 0 256 4 1 1\n",        "99999999999999999999999 2 3 4 5 6 0 256 4 1 1\n",
-                                      "1 2 3 4 5 6 0 256 4 1 1 1\n",       "1  2 3 4 5 6 0 256 4 1 1\n",
-                                      "1 2 3 4 5 6 0 256 0 1 1\n",         "\n",
+  static const char *const lines[] = {"1 2 3 4 5 6 0 7 4 1 1\n",
+                                      "1 2 3 4 5 6 0 256 4 1 2\n",
+                                      "-1 2 3 4 5 6 0 256 4 1 1\n",
+                                      "99999999999999999999999 2 3 4 5 6 0 256 4 1 1\n",
+                                      "1 2 3 4 5 6 0 256 4 1 1 1\n",
+                                      "1  2 3 4 5 6 0 256 4 1 1\n",
+                                      "1 2 3 4 5 6 0 256 0 1 1\n",
+                                      "\n",
+                                      "cache large\n",
+                                      "cache medium\n",
                                       "1 2 3 4 5 6 0 256 4 4294967297 1\n"};
   for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
     int length = snprintf(bad, sizeof bad, "%s%s", good, lines[i]);

@@ -1,12 +1,15 @@
 /* Products: which kernel takes which weight and how many tokens. */
 #include "backend/vulkan/builder.h"
-#include "backend/vulkan/variants.h"
+#include "backend/vulkan/early.h"
 #include "core/checked.h"
 
 #define VECTOR_THREADS 256
 #define LUT_ROWS 64
 #define DOT_BATCH 8
 #define DOT_BATCH_PLANES 16 /* rows x planes x bytes */
+#define DOT_CONSTANTS 11
+#define DOT_EARLY_CONSTANTS 19
+#define EARLY_GROUPS 2 /* on a multiprocessor at least */
 #define QUANTIZE_THREADS 64
 #define DENSE_LANES 32
 #define DENSE_REPEAT 2 /* rows per thread */
@@ -255,17 +258,17 @@ vulkan_dot_variant bpdq_vulkan_usual_for(const bpdq_vulkan *vulkan, const bpdq_o
 }
 
 /* What was measured to be faster than the usual variant, or that one. */
-static vulkan_dot_variant suitable_variant(bpdq_vulkan *vulkan, const product *p, bool wide, int64_t tokens) {
-  vulkan_tuning_key key = bpdq_vulkan_tuning_key(p->op, wide);
+static vulkan_dot_variant suitable_variant(bpdq_vulkan *vulkan, const bpdq_op_linear *op, bool wide, int64_t tokens) {
+  vulkan_tuning_key key = bpdq_vulkan_tuning_key(op, wide);
   vulkan_dot_variant variant;
   if (bpdq_vulkan_forced_variant(&variant)) return variant;
   if (tokens == 1 && bpdq_vulkan_tuning_find(&vulkan->tuning, &key, &variant) && variant.threads) return variant;
-  return bpdq_vulkan_usual_for(vulkan, p->op, tokens);
+  return bpdq_vulkan_usual_for(vulkan, op, tokens);
 }
 
 static dot_plan plan_dot(vulkan_builder *builder, const product *p, bool wide) {
   int64_t tokens = p->last ? 1 : builder->program->max_tokens;
-  vulkan_dot_variant variant = builder->variant ? *builder->variant : suitable_variant(builder->vulkan, p, wide, tokens);
+  vulkan_dot_variant variant = builder->variant ? *builder->variant : suitable_variant(builder->vulkan, p->op, wide, tokens);
   dot_plan plan = try_variant(builder, p, wide, &variant);
   if (plan.suits) return plan;
   builder->refused = true;
@@ -291,47 +294,97 @@ static const bpdq_op_linear *follower(const vulkan_builder *builder, const produ
   return next;
 }
 
-/* Binds what follows: the next product's input, its norm, and a grid that covers its columns. */
-static void bind_next(vulkan_builder *builder, vulkan_dispatch *dispatch, const bpdq_op_linear *next, const dot_plan *plan) {
-  const bpdq_weight *weight = next->weight;
-  bool gate = next->transform.kind == BPDQ_TRANSFORM_SILU_GATE;
-  uint32_t covered = plan->variant.threads / plan->variant.slices;
-  if (!gate) bpdq_vulkan_read(dispatch, 4, bpdq_vulkan_whole(&next->transform.norm->vector));
-  bpdq_vulkan_write_scratch(builder, dispatch, 7, other_prepared(builder), prepared_bytes(weight->blocks, plan->wide));
-  bpdq_vulkan_push(dispatch, (uint32_t)weight->blocks);
-  dispatch->grid[0] = (uint32_t)bpdq_ceil_div((uint64_t)weight->blocks * VULKAN_BLOCK_COLUMNS, covered);
+/* Work groups of a piece; with a product that follows they cover its columns. */
+static uint32_t dot_groups(const vulkan_piece *piece, const bpdq_op_linear *next, const dot_plan *plan) {
+  uint64_t rows = next ? (uint64_t)next->weight->blocks * VULKAN_BLOCK_COLUMNS : (uint64_t)piece->rows;
+  return (uint32_t)bpdq_ceil_div(rows, plan->variant.threads / plan->variant.slices);
 }
 
-static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
-  static const char *const names[2][2] = {{"linear_dot8", "linear_dot8_subgroup"}, {"linear_dot16", "linear_dot16_subgroup"}};
+/* Only where several work groups share a multiprocessor: most of them end before the dispatch does, and do not hold it up by waiting for
+ * what they have requested (docs/benchmarks/log.md). */
+static bool may_read_early(const vulkan_builder *builder, uint32_t groups) {
+  const vulkan_context *context = &builder->vulkan->context;
+  if (builder->program->max_tokens != 1 || context->limits.bindings < VULKAN_EARLY_BINDINGS) return false;
+  if (bpdq_vulkan_switch("BPDQ_VULKAN_EARLY") == VULKAN_SWITCH_ON) return true;
+  return groups >= EARLY_GROUPS * context->limits.multiprocessors &&
+         bpdq_vulkan_tuning_cache(&builder->vulkan->tuning) == VULKAN_CACHE_LARGE;
+}
+
+/* What the product reads of the next one of planes, however many operations of other kinds are between them. */
+static vulkan_early plan_early(const vulkan_builder *builder, const product *p, const bpdq_op_linear *next, const dot_plan *plan) {
+  const bpdq_program *program = builder->program;
+  uint32_t groups = dot_groups(&p->weight->pieces[0], next, plan);
+  size_t i = (size_t)(builder->op - program->ops) + 1;
+  while (i < program->count && program->ops[i].kind != BPDQ_OP_LINEAR) i++;
+  if (i == program->count || p->weight->piece_count != 1 || !may_read_early(builder, groups)) return (vulkan_early){0};
+  const bpdq_op_linear *behind = &program->ops[i].linear;
+  if (!behind->weight || behind->weight->kind != BPDQ_WEIGHT_PLANES) return (vulkan_early){0};
+  vulkan_dot_variant variant = suitable_variant(builder->vulkan, behind, plan->wide, 1);
+  return bpdq_vulkan_plan_early(behind->weight, variant.slices, groups, plan->variant.threads);
+}
+
+static bpdq_status start_dot(vulkan_builder *builder, const product *p, const bpdq_op_linear *next, const dot_plan *plan,
+                             const vulkan_early *early, vulkan_dispatch *dispatch, bpdq_error *error) {
+  static const char *const names[2][2][2] = {
+      {{"linear_dot8", "linear_dot8_early"}, {"linear_dot8_subgroup", "linear_dot8_subgroup_early"}},
+      {{"linear_dot16", "linear_dot16_early"}, {"linear_dot16_subgroup", "linear_dot16_subgroup_early"}}};
   const bpdq_weight *weight = p->weight;
-  dot_plan plan = plan_dot(builder, p, wide);
-  const bpdq_op_linear *next = follower(builder, p, &plan);
-  bool subgroup = builder->vulkan->context.features.subgroup;
-  const uint32_t constants[] = {plan.variant.threads,
-                                plan.variant.slices,
+  const vulkan_early_part *planes = &early->planes, *coefficients = &early->coefficients;
+  const uint32_t constants[] = {plan->variant.threads,
+                                plan->variant.slices,
                                 (uint32_t)weight->planes,
                                 (uint32_t)weight->group,
                                 weight->number,
                                 p->transform,
-                                plan.copied,
-                                plan.copied ? (uint32_t)weight->blocks : 1,
-                                plan.batch,
-                                plan.variant.ahead,
-                                next ? next->transform.kind : BPDQ_TRANSFORM_NONE};
+                                plan->copied,
+                                plan->copied ? (uint32_t)weight->blocks : 1,
+                                plan->batch,
+                                plan->variant.ahead,
+                                next ? next->transform.kind : BPDQ_TRANSFORM_NONE,
+                                planes->loads,
+                                planes->chunk,
+                                planes->stride,
+                                planes->count,
+                                coefficients->loads,
+                                coefficients->chunk,
+                                coefficients->stride,
+                                coefficients->count};
+  bool subgroup = builder->vulkan->context.features.subgroup, is_early = early->piece != NULL;
+  return bpdq_vulkan_dispatch_start(builder, dispatch, names[plan->wide][subgroup][is_early], constants,
+                                    is_early ? DOT_EARLY_CONSTANTS : DOT_CONSTANTS, error);
+}
+
+/* Binds what follows: the next product's input and its norm. */
+static void bind_next(vulkan_builder *builder, vulkan_dispatch *dispatch, const bpdq_op_linear *next, bool wide) {
+  if (next->transform.kind != BPDQ_TRANSFORM_SILU_GATE) bpdq_vulkan_read(dispatch, 4, bpdq_vulkan_whole(&next->transform.norm->vector));
+  bpdq_vulkan_write_scratch(builder, dispatch, 7, other_prepared(builder), prepared_bytes(next->weight->blocks, wide));
+}
+
+static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
+  const bpdq_weight *weight = p->weight;
+  dot_plan plan = plan_dot(builder, p, wide);
+  const bpdq_op_linear *next = follower(builder, p, &plan);
+  vulkan_early early = plan_early(builder, p, next, &plan);
   if (!is_prepared(builder, p)) BPDQ_TRY(add_quantize(builder, p, "quantize", weight->blocks, wide, error));
   for (int i = 0; i < weight->piece_count; i++) {
     const vulkan_piece *piece = &weight->pieces[i];
     vulkan_dispatch dispatch;
-    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, names[wide][subgroup], constants, 11, error));
+    BPDQ_TRY(start_dot(builder, p, next, &plan, &early, &dispatch, error));
     bind_common(&dispatch, p, piece, p->input->desc.columns);
     set_grid(&dispatch, p, piece, plan.variant.threads / plan.variant.slices, plan.batch);
+    dispatch.grid[0] = dot_groups(piece, next, &plan);
     bpdq_vulkan_read_scratch(&dispatch, 3, builder->prepared.scratch);
     bpdq_vulkan_read(&dispatch, 4, p->norm); /* of the next product; never used without, but there must be something */
     if (next)
-      bind_next(builder, &dispatch, next, &plan);
+      bind_next(builder, &dispatch, next, wide);
     else
       bpdq_vulkan_write(&dispatch, 7, bpdq_vulkan_whole(&p->output->buffer));
+    bpdq_vulkan_push(&dispatch, next ? (uint32_t)next->weight->blocks : 0);
+    if (early.piece) {
+      bpdq_vulkan_read(&dispatch, 8, bpdq_vulkan_whole(&early.piece->matrix));
+      bpdq_vulkan_read(&dispatch, 9, bpdq_vulkan_whole(&early.piece->coefficients));
+      bpdq_vulkan_push(&dispatch, 0);
+    }
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
   if (builder->prepared.tensor == p->op->output) builder->prepared.valid = false;

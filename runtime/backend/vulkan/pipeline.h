@@ -1,14 +1,15 @@
-/* Compute pipelines: one embedded shader, specialized by up to 16 constants, made once and kept. All shaders share one layout: storage
- * buffers at bindings 0..8 of set 0 (0..7 where the device has no more) and 128 bytes of push constants (which every device has). */
+/* Compute pipelines: one embedded shader, specialized by up to VULKAN_CONSTANTS constants, made once and kept. All shaders share one
+ * layout: storage buffers at bindings 0..9 of set 0 (0..7 where the device has no more) and 128 bytes of push constants (which every device
+ * has). */
 #ifndef BPDQ_VULKAN_PIPELINE_H
 #define BPDQ_VULKAN_PIPELINE_H
 
 #include "backend/vulkan/context.h"
 
-#define VULKAN_BINDINGS 9
+#define VULKAN_BINDINGS 10
 #define VULKAN_LEAST_BINDINGS 8 /* that a device must have: Mesa's v3dv (Raspberry Pi) and some drivers of phones have no more */
 #define VULKAN_PUSH_BYTES 128
-#define VULKAN_CONSTANTS 16
+#define VULKAN_CONSTANTS 19
 
 /* SPIR-V made from shaders/NAME at build time. */
 typedef struct vulkan_shader {

@@ -120,6 +120,16 @@ static bpdq_status choose(bpdq_vulkan *vulkan, const trial *t, const vulkan_tuni
   return BPDQ_OK;
 }
 
+/* Where there is no memory for it, the cache counts as small until there is. */
+static bpdq_status tune_cache(bpdq_vulkan *vulkan, bpdq_error *error) {
+  bool large;
+  if (bpdq_vulkan_tuning_cache(&vulkan->tuning) != VULKAN_CACHE_UNKNOWN) return BPDQ_OK;
+  bpdq_status status = bpdq_vulkan_measure_cache(vulkan, &large, error);
+  if (status == BPDQ_ERROR_MEMORY) return BPDQ_OK;
+  if (status == BPDQ_OK) bpdq_vulkan_tuning_keep_cache(&vulkan->tuning, large);
+  return status;
+}
+
 bpdq_status bpdq_vulkan_tune(bpdq_vulkan *vulkan, const bpdq_program *program, bpdq_error *error) {
   const vulkan_context *context = &vulkan->context;
   vulkan_dot_variant variant;
@@ -127,6 +137,7 @@ bpdq_status bpdq_vulkan_tune(bpdq_vulkan *vulkan, const bpdq_program *program, b
   if (vulkan->tuning.asked == VULKAN_SWITCH_OFF || program->max_tokens != 1 || program->activations == BPDQ_ACTIVATIONS_F32 ||
       !context->features.integer_dot || (context->is_cpu && !forced) || bpdq_vulkan_forced_variant(&variant))
     return BPDQ_OK;
+  BPDQ_TRY(tune_cache(vulkan, error));
   tally tally = {0};
   uint64_t start = bpdq_monotonic_nanoseconds(), deadline = start + BUDGET_NANOSECONDS;
   for (size_t i = 0; i < program->count; i++) {

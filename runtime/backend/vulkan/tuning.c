@@ -43,7 +43,9 @@ static void keep(vulkan_tuning *tuning, const vulkan_choice *choice) {
   tuning->choices[tuning->count++] = *choice;
 }
 
-/* ---- the file: a header, then a line of numbers per choice ---- */
+/* ---- the file: a header, a line of the cache where it was measured, then a line of numbers per choice ---- */
+
+static const char *const cache_lines[] = {[VULKAN_CACHE_SMALL] = "cache small\n", [VULKAN_CACHE_LARGE] = "cache large\n"};
 
 static void to_numbers(const vulkan_choice *choice, uint32_t numbers[NUMBERS]) {
   const vulkan_dot_variant *v = &choice->variant;
@@ -70,10 +72,17 @@ static bool parse_line(const char *line, vulkan_choice *choice) {
 bool bpdq_vulkan_tuning_parse(vulkan_tuning *tuning, const char *text, size_t size) {
   const char *end = text + size, *header_end = text + sizeof HEADER - 1;
   if (size < sizeof HEADER - 1 || size > FILE_LIMIT || memcmp(text, HEADER, sizeof HEADER - 1) != 0 || end[-1] != '\n') return false;
-  for (const char *line = header_end; line < end;) {
+  const char *line = header_end;
+  for (int i = VULKAN_CACHE_SMALL; i <= VULKAN_CACHE_LARGE; i++)
+    if ((size_t)(end - header_end) >= strlen(cache_lines[i]) && !memcmp(header_end, cache_lines[i], strlen(cache_lines[i]))) {
+      tuning->cache = (vulkan_cache)i;
+      line += strlen(cache_lines[i]);
+    }
+  while (line < end) {
     vulkan_choice choice;
     if (!parse_line(line, &choice)) {
       tuning->count = 0;
+      tuning->cache = VULKAN_CACHE_UNKNOWN;
       return false;
     }
     keep(tuning, &choice);
@@ -83,10 +92,11 @@ bool bpdq_vulkan_tuning_parse(vulkan_tuning *tuning, const char *text, size_t si
 }
 
 static void save(const vulkan_tuning *tuning) {
-  size_t capacity = sizeof HEADER + tuning->count * LINE_BYTES, used = sizeof HEADER - 1;
+  size_t capacity = sizeof HEADER + (tuning->count + 1) * LINE_BYTES, used = sizeof HEADER - 1;
   char *text = capacity <= FILE_LIMIT ? malloc(capacity) : NULL;
   if (!text) return;
   memcpy(text, HEADER, sizeof HEADER);
+  if (tuning->cache != VULKAN_CACHE_UNKNOWN) used += (size_t)snprintf(text + used, capacity - used, "%s", cache_lines[tuning->cache]);
   for (size_t i = 0; i < tuning->count; i++) {
     uint32_t numbers[NUMBERS];
     to_numbers(&tuning->choices[i], numbers);
@@ -142,6 +152,22 @@ bool bpdq_vulkan_tuning_find(vulkan_tuning *tuning, const vulkan_tuning_key *key
 void bpdq_vulkan_tuning_keep(vulkan_tuning *tuning, const vulkan_tuning_key *key, const vulkan_dot_variant *variant) {
   bpdq_mutex_lock(tuning->mutex);
   keep(tuning, &(vulkan_choice){*key, *variant});
+  tuning->grew = true;
+  bpdq_mutex_unlock(tuning->mutex);
+}
+
+vulkan_cache bpdq_vulkan_tuning_cache(vulkan_tuning *tuning) {
+  vulkan_switch asked = bpdq_vulkan_switch("BPDQ_VULKAN_EARLY");
+  if (asked != VULKAN_SWITCH_UNSET) return asked == VULKAN_SWITCH_ON ? VULKAN_CACHE_LARGE : VULKAN_CACHE_SMALL;
+  bpdq_mutex_lock(tuning->mutex);
+  vulkan_cache cache = tuning->cache;
+  bpdq_mutex_unlock(tuning->mutex);
+  return cache;
+}
+
+void bpdq_vulkan_tuning_keep_cache(vulkan_tuning *tuning, bool large) {
+  bpdq_mutex_lock(tuning->mutex);
+  tuning->cache = large ? VULKAN_CACHE_LARGE : VULKAN_CACHE_SMALL;
   tuning->grew = true;
   bpdq_mutex_unlock(tuning->mutex);
 }
