@@ -3,7 +3,7 @@
 #include "core/checked.h"
 
 #define SECTOR_BYTES 32
-#define MOST_LOADS 4                  /* of a thread, which has a register for each until its end */
+#define MOST_LOADS 4                    /* of a thread, which has a register for each until its end */
 #define MOST_BYTES ((uint64_t)12 << 20) /* of a cache that keeps VULKAN_LARGE_CACHE */
 
 static vulkan_early_part plan_part(uint64_t tiles, uint64_t tile_bytes, uint64_t wanted_bytes, uint64_t threads) {
