@@ -1,16 +1,9 @@
 /* Products: which kernel takes which weight and how many tokens. */
-#include "backend/vulkan/builder.h"
-#include "backend/vulkan/early.h"
+#include "backend/vulkan/product.h"
 #include "core/checked.h"
 
 #define VECTOR_THREADS 256
 #define LUT_ROWS 64
-#define DOT_BATCH 8
-#define DOT_BATCH_PLANES 16 /* rows x planes x bytes */
-#define DOT_CONSTANTS 11
-#define DOT_EARLY_CONSTANTS 19
-#define EARLY_GROUPS 2 /* on a multiprocessor at least */
-#define QUANTIZE_THREADS 64
 #define DENSE_LANES 32
 #define DENSE_REPEAT 2 /* rows per thread */
 #define HEAD_REPEAT 8  /* of matrices with so many rows that work groups need not be many */
@@ -33,17 +26,7 @@
 
 enum { FLAG_ACCUMULATE = 1, FLAG_BIAS = 2, FLAG_LAST = 4, FLAG_ONE = 8 }; /* linear.glsl */
 
-/* One linear operation, checked. */
-typedef struct product {
-  const bpdq_op_linear *op;
-  const bpdq_weight *weight;
-  const vulkan_tensor *input, *output;
-  bpdq_transform_kind transform; /* left to the kernel; NONE where it was done before */
-  vulkan_binding norm;
-  bool last, one; /* one: the program has one row */
-} product;
-
-static bpdq_status check(vulkan_builder *builder, const bpdq_op_linear *op, product *p, bpdq_error *error) {
+static bpdq_status check(vulkan_builder *builder, const bpdq_op_linear *op, vulkan_product *p, bpdq_error *error) {
   const bpdq_weight *weight = op->weight;
   if (!weight || weight->kind == BPDQ_WEIGHT_VECTOR)
     return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "vulkan: operation %s has no matrix", builder->op->name);
@@ -51,11 +34,11 @@ static bpdq_status check(vulkan_builder *builder, const bpdq_op_linear *op, prod
     return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "vulkan: operation %s: the bias is short", builder->op->name);
   if (op->input == op->output || op->offset < 0)
     return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "vulkan: operation %s: input and output must differ", builder->op->name);
-  *p = (product){.op = op,
-                 .weight = weight,
-                 .transform = op->transform.kind,
-                 .last = op->rows == BPDQ_ROWS_LAST,
-                 .one = builder->program->max_tokens == 1};
+  *p = (vulkan_product){.op = op,
+                        .weight = weight,
+                        .transform = op->transform.kind,
+                        .last = op->rows == BPDQ_ROWS_LAST,
+                        .one = builder->program->max_tokens == 1};
   BPDQ_TRY(bpdq_vulkan_transform_input(builder, &op->transform, op->input, weight->columns, &p->input, error));
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->output, BPDQ_TENSOR_F32, p->last ? 1 : builder->program->max_tokens, op->offset + weight->rows,
                                &p->output, error));
@@ -63,8 +46,7 @@ static bpdq_status check(vulkan_builder *builder, const bpdq_op_linear *op, prod
   return BPDQ_OK;
 }
 
-/* What linear.glsl declares: the output, the bias and the constants. `x_stride` is in elements of the input that the kernel reads. */
-static void bind_common(vulkan_dispatch *dispatch, const product *p, const vulkan_piece *piece, int64_t x_stride) {
+void bpdq_vulkan_bind_product(vulkan_dispatch *dispatch, const vulkan_product *p, const vulkan_piece *piece, int64_t x_stride) {
   const bpdq_op_linear *op = p->op;
   const bpdq_weight *weight = p->weight;
   bool planes = weight->kind == BPDQ_WEIGHT_PLANES;
@@ -86,9 +68,8 @@ static void bind_common(vulkan_dispatch *dispatch, const product *p, const vulka
   bpdq_vulkan_push_float(dispatch, op->transform.epsilon);
 }
 
-/* Grid of `rows_per_group` rows by tokens. */
-static void set_grid(vulkan_dispatch *dispatch, const product *p, const vulkan_piece *piece, uint32_t rows_per_group,
-                     uint32_t tokens_per_group) {
+void bpdq_vulkan_grid_product(vulkan_dispatch *dispatch, const vulkan_product *p, const vulkan_piece *piece, uint32_t rows_per_group,
+                              uint32_t tokens_per_group) {
   dispatch->grid[0] = (uint32_t)bpdq_ceil_div((uint64_t)piece->rows, rows_per_group);
   dispatch->per = tokens_per_group;
   if (!p->last) dispatch->extent[1] = VULKAN_EXTENT_TOKENS;
@@ -96,32 +77,32 @@ static void set_grid(vulkan_dispatch *dispatch, const product *p, const vulkan_p
 
 /* ---- one token at a time ---- */
 
-static bpdq_status add_lut(vulkan_builder *builder, const product *p, bpdq_error *error) {
+static bpdq_status add_lut(vulkan_builder *builder, const vulkan_product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
   const uint32_t constants[] = {VECTOR_THREADS, LUT_ROWS, (uint32_t)weight->planes, (uint32_t)weight->group, weight->number, p->transform};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "linear_lut", constants, 6, error));
-    bind_common(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
+    bpdq_vulkan_bind_product(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
     bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
     bpdq_vulkan_read(&dispatch, 4, p->norm);
-    set_grid(&dispatch, p, &weight->pieces[i], LUT_ROWS, 1);
+    bpdq_vulkan_grid_product(&dispatch, p, &weight->pieces[i], LUT_ROWS, 1);
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
   return BPDQ_OK;
 }
 
-static bpdq_status add_dense_vector(vulkan_builder *builder, const product *p, bpdq_error *error) {
+static bpdq_status add_dense_vector(vulkan_builder *builder, const vulkan_product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
   uint32_t repeat = weight->rows >= HEAD_ROWS ? HEAD_REPEAT : DENSE_REPEAT;
   const uint32_t constants[] = {VECTOR_THREADS, DENSE_LANES, repeat, weight->number, p->transform};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "linear_dense", constants, 5, error));
-    bind_common(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
+    bpdq_vulkan_bind_product(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
     bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
     bpdq_vulkan_read(&dispatch, 4, p->norm);
-    set_grid(&dispatch, p, &weight->pieces[i], VECTOR_THREADS / DENSE_LANES * repeat, 1);
+    bpdq_vulkan_grid_product(&dispatch, p, &weight->pieces[i], VECTOR_THREADS / DENSE_LANES * repeat, 1);
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
   return BPDQ_OK;
@@ -134,7 +115,7 @@ static bool head_fits(const vulkan_builder *builder, const bpdq_weight *weight) 
   return shared <= context->limits.shared_bytes;
 }
 
-static bpdq_status add_head(vulkan_builder *builder, const product *p, bpdq_error *error) {
+static bpdq_status add_head(vulkan_builder *builder, const vulkan_product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
   const vulkan_context *context = &builder->vulkan->context;
   bool subgroup = context->features.subgroup;
@@ -144,10 +125,10 @@ static bpdq_status add_head(vulkan_builder *builder, const product *p, bpdq_erro
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, subgroup ? "linear_head_subgroup" : "linear_head", constants, 3, error));
-    bind_common(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
+    bpdq_vulkan_bind_product(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
     bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
     bpdq_vulkan_read(&dispatch, 4, p->norm);
-    set_grid(&dispatch, p, &weight->pieces[i], threads / 32 * INT8_HEAD_REPEAT, 1);
+    bpdq_vulkan_grid_product(&dispatch, p, &weight->pieces[i], threads / 32 * INT8_HEAD_REPEAT, 1);
     /* As many work groups as run at once, with the same number of steps each. */
     uint32_t steps = (dispatch.grid[0] + at_once - 1) / at_once;
     dispatch.grid[0] = (dispatch.grid[0] + steps - 1) / steps;
@@ -156,274 +137,23 @@ static bpdq_status add_head(vulkan_builder *builder, const product *p, bpdq_erro
   return BPDQ_OK;
 }
 
-/* ---- inputs as integers (prepared.glsl) ---- */
-
-static uint64_t prepared_bytes(int64_t blocks, bool wide) { return (uint64_t)blocks * (wide ? 304 : 176); }
-
-/* Of the two memories for prepared inputs, the one that does not hold the latest. */
-static vulkan_scratch other_prepared(const vulkan_builder *builder) {
-  return builder->prepared.scratch == VULKAN_SCRATCH_PREPARED_A ? VULKAN_SCRATCH_PREPARED_B : VULKAN_SCRATCH_PREPARED_A;
-}
-
-static void note_prepared(vulkan_builder *builder, const bpdq_op_linear *consumer, vulkan_scratch scratch) {
-  builder->prepared = (vulkan_prepared){consumer->input, consumer->transform.kind, consumer->transform.norm, scratch, true};
-}
-
-static bool is_prepared(const vulkan_builder *builder, const product *p) {
-  const vulkan_prepared *prepared = &builder->prepared;
-  if (p->last && !p->one) return false; /* all rows are prepared or none */
-  return prepared->valid && prepared->tensor == p->op->input && prepared->kind == p->transform && prepared->norm == p->op->transform.norm;
-}
-
-/* `shader`: "quantize", or "quantize_plain" in the order of the columns; a row has `blocks` of 128 columns. */
-static bpdq_status add_quantize(vulkan_builder *builder, const product *p, const char *shader, int64_t blocks, bool wide,
-                                bpdq_error *error) {
-  const bpdq_weight *weight = p->weight;
-  vulkan_scratch scratch = other_prepared(builder);
-  const uint32_t constants[] = {QUANTIZE_THREADS, p->transform, wide ? 2 : 1};
-  vulkan_dispatch dispatch;
-  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, shader, constants, 3, error));
-  bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
-  bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&p->input->buffer));
-  bpdq_vulkan_read(&dispatch, 2, p->norm);
-  bpdq_vulkan_write_scratch(builder, &dispatch, 3, scratch, (uint64_t)builder->program->max_tokens * prepared_bytes(blocks, wide));
-  bpdq_vulkan_push(&dispatch, (uint32_t)weight->columns);
-  bpdq_vulkan_push(&dispatch, (uint32_t)blocks);
-  bpdq_vulkan_push(&dispatch, (uint32_t)p->input->desc.columns);
-  bpdq_vulkan_push(&dispatch, p->last);
-  dispatch.grid[0] = (uint32_t)bpdq_ceil_div((uint64_t)blocks * (VULKAN_BLOCK_COLUMNS / 4), QUANTIZE_THREADS);
-  if (!p->last) dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
-  BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
-  note_prepared(builder, p->op, scratch);
-  builder->prepared.valid = !p->last; /* of all rows, or for this product alone */
-  return BPDQ_OK;
-}
-
-vulkan_tuning_key bpdq_vulkan_tuning_key(const bpdq_op_linear *op, bool wide) {
-  const bpdq_weight *weight = op->weight;
-  return (vulkan_tuning_key){.rows = (uint32_t)weight->rows,
-                             .columns = (uint32_t)weight->columns,
-                             .planes = (uint32_t)weight->planes,
-                             .group = (uint32_t)weight->group,
-                             .number = weight->number,
-                             .transform = op->transform.kind,
-                             .wide = wide};
-}
-
-/* How linear_dot.comp is set up for a product. */
-typedef struct dot_plan {
-  vulkan_dot_variant variant;
-  uint32_t batch;
-  bool copied, wide, suits; /* copied: each work group copies the input to its shared memory */
-} dot_plan;
-
-/* The product of planes behind operation `op` that takes its output, in a program of one row; else NULL. */
-static const bpdq_op_linear *next_planes_product(const vulkan_builder *builder, const bpdq_op *op, bpdq_tensor output) {
-  const bpdq_program *program = builder->program;
-  size_t index = (size_t)(op - program->ops) + 1;
-  if (program->max_tokens != 1 || index >= program->count || program->ops[index].kind != BPDQ_OP_LINEAR) return NULL;
-  const bpdq_op_linear *next = &program->ops[index].linear;
-  return next->input == output && next->weight && next->weight->kind == BPDQ_WEIGHT_PLANES ? next : NULL;
-}
-
-/* Bytes of shared memory that linear_dot.comp declares. */
-static uint64_t shared_bytes(const vulkan_builder *builder, const product *p, const vulkan_dot_variant *variant, bool copied, bool wide) {
-  const bpdq_op_linear *next = next_planes_product(builder, builder->op, p->op->output);
-  uint64_t rows = next && next->transform.kind == BPDQ_TRANSFORM_SILU_GATE ? 2 : 1, covered = variant->threads / variant->slices;
-  uint64_t parts = variant->slices;
-  if (builder->vulkan->context.features.subgroup) parts = parts % 4 == 0 ? parts / 4 : parts == 2 ? 1 : parts;
-  uint64_t block = (wide ? 288 : 160) + (p->transform == BPDQ_TRANSFORM_RMS_NORM ? 16 : 0);
-  return rows * parts * (covered + 8) * 4 + (copied ? (uint64_t)p->weight->blocks * block : 16);
-}
-
-/* `variant` for a product; it does not suit where the device does not allow it. */
-static dot_plan try_variant(const vulkan_builder *builder, const product *p, bool wide, const vulkan_dot_variant *variant) {
-  const vulkan_context *context = &builder->vulkan->context;
-  const bpdq_weight *weight = p->weight;
-  int64_t tokens = p->last ? 1 : builder->program->max_tokens;
-  dot_plan plan = {.variant = *variant, .batch = 1, .copied = variant->copied && tokens == 1, .wide = wide};
-  plan.suits = variant->threads <= context->limits.group_threads &&
-               shared_bytes(builder, p, variant, plan.copied, wide) <= context->limits.shared_bytes &&
-               (variant->slices == 1 || variant->slices <= weight->blocks);
-  /* Rows that share a reading of the weights multiply the code, which must stay small enough for the instruction cache. */
-  uint32_t most = context->is_cpu ? 1 : DOT_BATCH_PLANES / (uint32_t)(weight->planes * (wide ? 2 : 1));
-  while (plan.batch < tokens && plan.batch < DOT_BATCH && plan.batch * 2 <= most) plan.batch *= 2;
-  return plan;
-}
-
-vulkan_dot_variant bpdq_vulkan_usual_for(const bpdq_vulkan *vulkan, const bpdq_op_linear *op, int64_t tokens) {
-  const vulkan_context *context = &vulkan->context;
-  return bpdq_vulkan_usual_variant(&(vulkan_dot_shape){op->weight->rows, op->weight->blocks, tokens, op->transform.kind,
-                                                       context->limits.group_threads, context->is_cpu});
-}
-
-/* What was measured to be faster than the usual variant, or that one. */
-static vulkan_dot_variant suitable_variant(bpdq_vulkan *vulkan, const bpdq_op_linear *op, bool wide, int64_t tokens) {
-  vulkan_tuning_key key = bpdq_vulkan_tuning_key(op, wide);
-  vulkan_dot_variant variant;
-  if (bpdq_vulkan_forced_variant(&variant)) return variant;
-  if (tokens == 1 && bpdq_vulkan_tuning_find(&vulkan->tuning, &key, &variant) && variant.threads) return variant;
-  return bpdq_vulkan_usual_for(vulkan, op, tokens);
-}
-
-static dot_plan plan_dot(vulkan_builder *builder, const product *p, bool wide) {
-  int64_t tokens = p->last ? 1 : builder->program->max_tokens;
-  vulkan_dot_variant variant = builder->variant ? *builder->variant : suitable_variant(builder->vulkan, p->op, wide, tokens);
-  dot_plan plan = try_variant(builder, p, wide, &variant);
-  if (plan.suits) return plan;
-  builder->refused = true;
-  variant = bpdq_vulkan_usual_for(builder->vulkan, p->op, tokens);
-  plan = try_variant(builder, p, wide, &variant);
-  if (plan.suits) return plan;
-  variant.copied = false; /* a long row may not fit into shared memory */
-  plan = try_variant(builder, p, wide, &variant);
-  if (plan.suits) return plan;
-  return try_variant(builder, p, wide, &(vulkan_dot_variant){.threads = 128, .slices = 1, .ahead = 1});
-}
-
-/* The same behind a product, where that one can prepare its results as the input. */
-static const bpdq_op_linear *follower(const vulkan_builder *builder, const product *p, const dot_plan *plan) {
-  const bpdq_op_linear *next = next_planes_product(builder, builder->op, p->op->output);
-  if (!next) return NULL;
-  bool gate = next->transform.kind == BPDQ_TRANSFORM_SILU_GATE;
-  int64_t columns = gate ? 2 * next->weight->columns : next->weight->columns, tiles = plan->variant.threads / (8 * plan->variant.slices);
-  if (p->op->offset != 0 || columns != p->weight->rows || p->weight->piece_count != 1) return NULL;
-  if (tiles % 4 != 0 || (gate && p->weight->rows % 16 != 0)) return NULL;
-  if (!gate && (next->transform.kind != BPDQ_TRANSFORM_RMS_NORM || !next->transform.norm || next->transform.norm->rows < columns))
-    return NULL;
-  return next;
-}
-
-/* Work groups of a piece; with a product that follows they cover its columns. */
-static uint32_t dot_groups(const vulkan_piece *piece, const bpdq_op_linear *next, const dot_plan *plan) {
-  uint64_t rows = next ? (uint64_t)next->weight->blocks * VULKAN_BLOCK_COLUMNS : (uint64_t)piece->rows;
-  return (uint32_t)bpdq_ceil_div(rows, plan->variant.threads / plan->variant.slices);
-}
-
-/* Only where several work groups share a multiprocessor: most of them end before the dispatch does, and do not hold it up by waiting for
- * what they have requested (docs/benchmarks/log.md). */
-static bool may_read_early(const vulkan_builder *builder, uint32_t groups) {
-  const vulkan_context *context = &builder->vulkan->context;
-  if (builder->program->max_tokens != 1 || context->limits.bindings < VULKAN_EARLY_BINDINGS) return false;
-  if (bpdq_vulkan_switch("BPDQ_VULKAN_EARLY") == VULKAN_SWITCH_ON) return true;
-  return groups >= EARLY_GROUPS * context->limits.multiprocessors &&
-         bpdq_vulkan_tuning_cache(&builder->vulkan->tuning) == VULKAN_CACHE_LARGE;
-}
-
-/* What the product reads of the next one of planes, however many operations of other kinds are between them. */
-static vulkan_early plan_early(const vulkan_builder *builder, const product *p, const bpdq_op_linear *next, const dot_plan *plan) {
-  const bpdq_program *program = builder->program;
-  uint32_t groups = dot_groups(&p->weight->pieces[0], next, plan);
-  size_t i = (size_t)(builder->op - program->ops) + 1;
-  while (i < program->count && program->ops[i].kind != BPDQ_OP_LINEAR) i++;
-  if (i == program->count || p->weight->piece_count != 1 || !may_read_early(builder, groups)) return (vulkan_early){0};
-  const bpdq_op_linear *behind = &program->ops[i].linear;
-  if (!behind->weight || behind->weight->kind != BPDQ_WEIGHT_PLANES) return (vulkan_early){0};
-  vulkan_dot_variant variant = suitable_variant(builder->vulkan, behind, plan->wide, 1);
-  return bpdq_vulkan_plan_early(behind->weight, variant.slices, groups, plan->variant.threads);
-}
-
-static bpdq_status start_dot(vulkan_builder *builder, const product *p, const bpdq_op_linear *next, const dot_plan *plan,
-                             const vulkan_early *early, vulkan_dispatch *dispatch, bpdq_error *error) {
-  static const char *const names[2][2][2] = {
-      {{"linear_dot8", "linear_dot8_early"}, {"linear_dot8_subgroup", "linear_dot8_subgroup_early"}},
-      {{"linear_dot16", "linear_dot16_early"}, {"linear_dot16_subgroup", "linear_dot16_subgroup_early"}}};
-  const bpdq_weight *weight = p->weight;
-  const vulkan_early_part *planes = &early->planes, *coefficients = &early->coefficients;
-  const uint32_t constants[] = {plan->variant.threads,
-                                plan->variant.slices,
-                                (uint32_t)weight->planes,
-                                (uint32_t)weight->group,
-                                weight->number,
-                                p->transform,
-                                plan->copied,
-                                plan->copied ? (uint32_t)weight->blocks : 1,
-                                plan->batch,
-                                plan->variant.ahead,
-                                next ? next->transform.kind : BPDQ_TRANSFORM_NONE,
-                                planes->loads,
-                                planes->chunk,
-                                planes->stride,
-                                planes->count,
-                                coefficients->loads,
-                                coefficients->chunk,
-                                coefficients->stride,
-                                coefficients->count};
-  bool subgroup = builder->vulkan->context.features.subgroup, is_early = early->piece != NULL;
-  return bpdq_vulkan_dispatch_start(builder, dispatch, names[plan->wide][subgroup][is_early], constants,
-                                    is_early ? DOT_EARLY_CONSTANTS : DOT_CONSTANTS, error);
-}
-
-/* Binds what follows: the next product's input and its norm. */
-static void bind_next(vulkan_builder *builder, vulkan_dispatch *dispatch, const bpdq_op_linear *next, bool wide) {
-  if (next->transform.kind != BPDQ_TRANSFORM_SILU_GATE) bpdq_vulkan_read(dispatch, 4, bpdq_vulkan_whole(&next->transform.norm->vector));
-  bpdq_vulkan_write_scratch(builder, dispatch, 7, other_prepared(builder), prepared_bytes(next->weight->blocks, wide));
-}
-
-static bpdq_status add_dot(vulkan_builder *builder, const product *p, bool wide, bpdq_error *error) {
-  const bpdq_weight *weight = p->weight;
-  dot_plan plan = plan_dot(builder, p, wide);
-  const bpdq_op_linear *next = follower(builder, p, &plan);
-  vulkan_early early = plan_early(builder, p, next, &plan);
-  if (!is_prepared(builder, p)) BPDQ_TRY(add_quantize(builder, p, "quantize", weight->blocks, wide, error));
-  for (int i = 0; i < weight->piece_count; i++) {
-    const vulkan_piece *piece = &weight->pieces[i];
-    vulkan_dispatch dispatch;
-    BPDQ_TRY(start_dot(builder, p, next, &plan, &early, &dispatch, error));
-    bind_common(&dispatch, p, piece, p->input->desc.columns);
-    set_grid(&dispatch, p, piece, plan.variant.threads / plan.variant.slices, plan.batch);
-    dispatch.grid[0] = dot_groups(piece, next, &plan);
-    bpdq_vulkan_read_scratch(&dispatch, 3, builder->prepared.scratch);
-    bpdq_vulkan_read(&dispatch, 4, p->norm); /* of the next product; never used without, but there must be something */
-    if (next)
-      bind_next(builder, &dispatch, next, wide);
-    else
-      bpdq_vulkan_write(&dispatch, 7, bpdq_vulkan_whole(&p->output->buffer));
-    bpdq_vulkan_push(&dispatch, next ? (uint32_t)next->weight->blocks : 0);
-    if (early.piece) {
-      bpdq_vulkan_read(&dispatch, 8, bpdq_vulkan_whole(&early.piece->matrix));
-      bpdq_vulkan_read(&dispatch, 9, bpdq_vulkan_whole(&early.piece->coefficients));
-      bpdq_vulkan_push(&dispatch, 0);
-    }
-    BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
-  }
-  if (builder->prepared.tensor == p->op->output) builder->prepared.valid = false;
-  if (next) note_prepared(builder, next, other_prepared(builder));
-  return BPDQ_OK;
-}
-
-const bpdq_op_linear *bpdq_vulkan_plain_follower(const vulkan_builder *builder, const bpdq_op *op, bpdq_tensor output, int64_t columns) {
-  if (builder->program->activations == BPDQ_ACTIVATIONS_F32 || !builder->vulkan->context.features.integer_dot) return NULL;
-  const bpdq_op_linear *next = next_planes_product(builder, op, output);
-  if (!next || next->transform.kind != BPDQ_TRANSFORM_NONE || next->weight->columns != columns) return NULL;
-  /* Nobody would write zeros to columns that are only there to fill the last group. */
-  return next->weight->blocks * VULKAN_BLOCK_COLUMNS == columns ? next : NULL;
-}
-
-void bpdq_vulkan_prepare_for(vulkan_builder *builder, vulkan_dispatch *dispatch, int slot, const bpdq_op_linear *next) {
-  bool wide = builder->program->activations == BPDQ_ACTIVATIONS_16;
-  vulkan_scratch scratch = other_prepared(builder);
-  bpdq_vulkan_write_scratch(builder, dispatch, slot, scratch, prepared_bytes(next->weight->blocks, wide));
-  note_prepared(builder, next, scratch);
-}
-
 /* The 8-bit head for the rows of a batch, which share a reading of the weights. */
-static bpdq_status add_head_batch(vulkan_builder *builder, const product *p, bpdq_error *error) {
+static bpdq_status add_head_batch(vulkan_builder *builder, const vulkan_product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
   bool subgroup = builder->vulkan->context.features.subgroup;
   int64_t blocks = (int64_t)bpdq_ceil_div((uint64_t)weight->row_bytes, VULKAN_BLOCK_COLUMNS);
   uint32_t batch = 2;
   while (batch < builder->program->max_tokens && batch < INT8_HEAD_BATCH) batch *= 2;
   const uint32_t constants[] = {VECTOR_THREADS, (uint32_t)(weight->row_bytes / 16), p->transform, batch};
-  BPDQ_TRY(add_quantize(builder, p, "quantize_plain", blocks, true, error));
+  BPDQ_TRY(bpdq_vulkan_add_quantize(builder, p, "quantize_plain", blocks, true, error));
   builder->prepared.valid = false; /* other products want another order */
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
     BPDQ_TRY(
         bpdq_vulkan_dispatch_start(builder, &dispatch, subgroup ? "linear_head_batch_subgroup" : "linear_head_batch", constants, 4, error));
-    bind_common(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
+    bpdq_vulkan_bind_product(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
     bpdq_vulkan_read_scratch(&dispatch, 3, builder->prepared.scratch);
-    set_grid(&dispatch, p, &weight->pieces[i], VECTOR_THREADS / 32 * INT8_HEAD_BATCH_REPEAT, batch);
+    bpdq_vulkan_grid_product(&dispatch, p, &weight->pieces[i], VECTOR_THREADS / 32 * INT8_HEAD_BATCH_REPEAT, batch);
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
   return BPDQ_OK;
@@ -431,7 +161,7 @@ static bpdq_status add_head_batch(vulkan_builder *builder, const product *p, bpd
 
 /* ---- many tokens ---- */
 
-static bpdq_status add_tile(vulkan_builder *builder, const product *p, bpdq_error *error) {
+static bpdq_status add_tile(vulkan_builder *builder, const vulkan_product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
   bool planes = weight->kind == BPDQ_WEIGHT_PLANES, transformed = p->transform != BPDQ_TRANSFORM_NONE;
   if (transformed) BPDQ_TRY(bpdq_vulkan_add_transform_f32(builder, &p->op->transform, p->op->input, weight->columns, error));
@@ -439,12 +169,12 @@ static bpdq_status add_tile(vulkan_builder *builder, const product *p, bpdq_erro
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, planes ? "tile_planes" : "tile_dense", constants, 4, error));
-    bind_common(&dispatch, p, &weight->pieces[i], transformed ? weight->columns : p->input->desc.columns);
+    bpdq_vulkan_bind_product(&dispatch, p, &weight->pieces[i], transformed ? weight->columns : p->input->desc.columns);
     if (transformed)
       bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_TRANSFORMED);
     else
       bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
-    set_grid(&dispatch, p, &weight->pieces[i], TILE, TILE);
+    bpdq_vulkan_grid_product(&dispatch, p, &weight->pieces[i], TILE, TILE);
     BPDQ_TRY(bpdq_vulkan_dispatch_add(builder, &dispatch, error));
   }
   return BPDQ_OK;
@@ -458,7 +188,7 @@ static uint32_t matrix_groups(const vulkan_builder *builder, uint64_t tiles, uin
 }
 
 /* Planes only: NVIDIA's compiler (580.159) crashes on the dense variant of the shader, and dense matrices are rare beside planes. */
-static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_error *error) {
+static bpdq_status add_matrix(vulkan_builder *builder, const vulkan_product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
   bool few = builder->program->max_tokens <= MATRIX_FEW;
   uint64_t tokens = few ? MATRIX_FEW : MATRIX_TILE, width = bpdq_round_up((uint64_t)weight->columns, MATRIX_DEPTH);
@@ -469,7 +199,7 @@ static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_er
     vulkan_dispatch dispatch;
     uint64_t tiles = bpdq_ceil_div((uint64_t)weight->pieces[i].rows, MATRIX_TILE) * (rows / tokens);
     BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, few ? "matrix_planes_few" : "matrix_planes", constants, 4, error));
-    bind_common(&dispatch, p, &weight->pieces[i], (int64_t)width / 8);
+    bpdq_vulkan_bind_product(&dispatch, p, &weight->pieces[i], (int64_t)width / 8);
     bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_TRANSFORMED);
     dispatch.grid[0] = matrix_groups(builder, tiles, width / MATRIX_DEPTH, few);
     bpdq_vulkan_write_scratch(builder, &dispatch, 4, VULKAN_SCRATCH_PARTIAL, 2 * dispatch.grid[0] * MATRIX_TILE * tokens * 4);
@@ -481,7 +211,7 @@ static bpdq_status add_matrix(vulkan_builder *builder, const product *p, bpdq_er
 }
 
 bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear *op, bpdq_error *error) {
-  product p;
+  vulkan_product p;
   BPDQ_TRY(check(builder, op, &p, error));
   if (p.weight->kind == BPDQ_WEIGHT_DENSE && builder->prepared.tensor == op->output) builder->prepared.valid = false;
   const vulkan_features *features = &builder->vulkan->context.features;
@@ -493,6 +223,6 @@ bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear
   if (tokens > (head ? HEAD_TOKENS : VECTOR_TOKENS)) return add_tile(builder, &p, error);
   if (head && !p.last && !p.one) return add_head_batch(builder, &p, error);
   if (!planes) return head && head_fits(builder, p.weight) ? add_head(builder, &p, error) : add_dense_vector(builder, &p, error);
-  if (integers) return add_dot(builder, &p, builder->program->activations == BPDQ_ACTIVATIONS_16, error);
+  if (integers) return bpdq_vulkan_add_dot(builder, &p, builder->program->activations == BPDQ_ACTIVATIONS_16, error);
   return add_lut(builder, &p, error);
 }
