@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "backend/vulkan/early.h"
 #include "backend/vulkan/vulkan.h"
 #include "model/random.h"
 #include "vulkan.h"
@@ -121,6 +122,42 @@ static void usual_variants_are_possible(void **unused) {
   assert_int_equal(v.slices, 30);
   v = bpdq_vulkan_usual_variant(&(vulkan_dot_shape){8192, 231, 1, BPDQ_TRANSFORM_SILU_GATE, 1024, false});
   assert_int_equal(v.slices, 32);
+}
+
+/* The sectors of a part lie inside what the weight has (words in all), and there is a load for each. */
+static void check_part(const vulkan_early_part *part, uint64_t words, uint32_t threads) {
+  uint64_t tiles = part->count / part->chunk;
+  assert_int_equal(tiles * part->chunk, part->count);
+  assert_true((tiles - 1) * part->stride + (part->chunk - 1) * 8 < words);
+  assert_true((uint64_t)part->loads * threads >= part->count);
+}
+
+/* What is read early of a weight of any shape is there, and is what `slices` threads begin with. */
+static void early_reads_stay_inside(void **unused) {
+  (void)unused;
+  static const vulkan_number numbers[] = {VULKAN_NUMBER_F32, VULKAN_NUMBER_F16};
+  int planned = 0;
+  for (int planes = 1; planes <= 8; planes++)
+    for (int group = 32; group <= 256; group += 32)
+      for (int64_t blocks = 1; blocks <= 231; blocks += 23)
+        for (uint32_t slices = 1; slices <= 32; slices += 31)
+          for (int i = 0; i < 2; i++) {
+            vulkan_piece piece = {0};
+            bpdq_weight weight = {.rows = 3580, .planes = planes, .group = group, .blocks = blocks, .number = numbers[i], .pieces = &piece};
+            weight.piece_count = 1;
+            weight.groups = (128 * blocks + group - 1) / group;
+            vulkan_early early = bpdq_vulkan_plan_early(&weight, slices, 300, 256);
+            if (!early.piece) continue;
+            planned++;
+            uint64_t tiles = (3580 + 7) / 8, first = slices < blocks ? slices : (uint64_t)blocks;
+            assert_int_equal(early.planes.chunk, first * (uint64_t)planes * 4); /* 128 bytes of a plane for a block of a tile */
+            check_part(&early.planes, tiles * (uint64_t)(blocks * planes) * 32, 300 * 256);
+            uint64_t group_words = (uint64_t)(planes + 1) * (numbers[i] == VULKAN_NUMBER_F32 ? 8 : 4);
+            check_part(&early.coefficients, tiles * (uint64_t)weight.groups * group_words, 300 * 256);
+          }
+  assert_true(planned > 1000);
+  bpdq_weight cut = {.rows = 64, .planes = 2, .group = 64, .blocks = 4, .groups = 8, .piece_count = 2};
+  assert_null(bpdq_vulkan_plan_early(&cut, 4, 300, 256).piece);
 }
 
 /* Products that are measured before they are compiled; on GPUs and on CPU devices, which are measured only on request. */
@@ -262,6 +299,7 @@ static void damaged_measurements_are_dropped(void **unused) {
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(every_variant_agrees),
                                      cmocka_unit_test(usual_variants_are_possible),
+                                     cmocka_unit_test(early_reads_stay_inside),
                                      cmocka_unit_test(measured_products_agree),
                                      cmocka_unit_test(switches_are_off_at_zero),
                                      cmocka_unit_test(a_variant_that_is_none_is_named),

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "backend/vulkan/builder.h"
+#include "backend/vulkan/early.h"
 #include "core/checked.h"
 
 #define BUDGET_NANOSECONDS 1000000000ull /* for all products of a program together */
@@ -123,7 +124,8 @@ static bpdq_status choose(bpdq_vulkan *vulkan, const trial *t, const vulkan_tuni
 /* Where there is no memory for it, the cache counts as small until there is. */
 static bpdq_status tune_cache(bpdq_vulkan *vulkan, bpdq_error *error) {
   bool large;
-  if (bpdq_vulkan_tuning_cache(&vulkan->tuning) != VULKAN_CACHE_UNKNOWN) return BPDQ_OK;
+  bool matters = vulkan->context.limits.bindings >= VULKAN_EARLY_BINDINGS;
+  if (!matters || bpdq_vulkan_tuning_cache(&vulkan->tuning) != VULKAN_CACHE_UNKNOWN) return BPDQ_OK;
   bpdq_status status = bpdq_vulkan_measure_cache(vulkan, &large, error);
   if (status == BPDQ_ERROR_MEMORY) return BPDQ_OK;
   if (status == BPDQ_OK) bpdq_vulkan_tuning_keep_cache(&vulkan->tuning, large);
