@@ -395,16 +395,12 @@ void cuda_executable_destroy(bpdq_backend *base, bpdq_executable *executable) {
 /* ---- running ---- */
 
 static bpdq_status check_run(const bpdq_executable *e, const bpdq_run *run, bpdq_error *error) {
-  if (run->tokens < 1 || run->tokens > e->max_tokens)
-    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "cuda: a run of %lld tokens; the program takes 1 to %lld", (long long)run->tokens,
-                     (long long)e->max_tokens);
-  if (e->context == INT64_MAX) return BPDQ_OK;
-  for (int64_t i = 0; i < run->tokens; i++) {
+  bool attends = e->context != INT64_MAX;
+  int64_t context = attends ? e->context : 0, sequences = attends ? e->cache_rows / context : 0;
+  BPDQ_TRY(bpdq_check_run(run, e->max_tokens, context, sequences, error));
+  for (int64_t i = 1; attends && i < run->tokens; i++) {
     int64_t position = run->positions[i], sequence = run->sequences[i];
-    if (position < 0 || position >= e->context || sequence < 0 || sequence >= e->cache_rows / e->context)
-      return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "cuda: position %lld of sequence %lld lies outside the cache", (long long)position,
-                       (long long)sequence);
-    if (i > 0 && sequence == run->sequences[i - 1] && position != (int64_t)run->positions[i - 1] + 1)
+    if (sequence == run->sequences[i - 1] && position != (int64_t)run->positions[i - 1] + 1)
       return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "cuda: position %lld of sequence %lld does not follow %d", (long long)position,
                        (long long)sequence, (int)run->positions[i - 1]);
   }

@@ -130,4 +130,8 @@ typedef struct bpdq_run {
   const int32_t *sequences; /* [tokens], which sequence's cache a row uses */
 } bpdq_run;
 
+/* What every backend asks of a run before it touches memory: 1..max_tokens rows and, where the program has caches of `sequences` times
+ * `context` rows (context 0: it has none), places inside them. BPDQ_ERROR_CONTEXT_FULL for a position, else BPDQ_ERROR_INTERNAL. */
+bpdq_status bpdq_check_run(const bpdq_run *run, int64_t max_tokens, int64_t context, int64_t sequences, bpdq_error *error);
+
 #endif

@@ -38,25 +38,8 @@ static void transform_task(void *context, int64_t row, int thread) {
 
 /* Caches are written before they are read only up to a row's own position, so a position past the context or a sequence past the cache
  * is all that could reach foreign memory. */
-static bpdq_status check_run(const bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
-  if (run->tokens < 1 || run->tokens > executable->max_tokens)
-    return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "a run of %lld tokens on a program for %lld", (long long)run->tokens,
-                     (long long)executable->max_tokens);
-  if (!executable->context) return BPDQ_OK;
-  if (!run->positions || !run->sequences) return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "a run without positions");
-  for (int64_t t = 0; t < run->tokens; t++) {
-    if (run->positions[t] < 0 || run->positions[t] >= executable->context)
-      return bpdq_fail(error, BPDQ_ERROR_CONTEXT_FULL, "position %d lies outside the context of %lld tokens", run->positions[t],
-                       (long long)executable->context);
-    if (run->sequences[t] < 0 || run->sequences[t] >= executable->sequences)
-      return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "sequence %d of %lld does not exist", run->sequences[t],
-                       (long long)executable->sequences);
-  }
-  return BPDQ_OK;
-}
-
 bpdq_status cpu_run(bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
-  BPDQ_TRY(check_run(executable, run, error));
+  BPDQ_TRY(bpdq_check_run(run, executable->max_tokens, executable->context, executable->sequences, error));
   for (size_t i = 0; i < executable->count; i++) {
     const bpdq_op *op = &executable->ops[i];
     switch (op->kind) {

@@ -15,7 +15,8 @@
 #define CACHE_GAIN 1.25
 
 typedef struct reading {
-  uint64_t wanted; /* bytes of memory; less where there is less */
+  uint64_t wanted; /* bytes of memory */
+  bool exact;      /* so many or an error; else less where there is less */
   uint32_t rounds; /* how often they are read; more than once only a power of two of bytes, in one part */
   uint32_t groups; /* work groups */
   double seconds;  /* how long at least, on a GPU */
@@ -61,7 +62,8 @@ static bpdq_status prepare(bpdq_vulkan *vulkan, reading *r, bpdq_error *error) {
   uint64_t part = context->limits.storage_range / 2 < wanted ? context->limits.storage_range / 2 : wanted;
   if (part > (uint64_t)256 << 20) part = (uint64_t)256 << 20;
   part &= ~(uint64_t)255;
-  if (!part) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "no device memory is left to measure the bandwidth: raise --memory-cap");
+  if (!part || (r->exact && wanted < r->wanted))
+    return bpdq_fail(error, BPDQ_ERROR_MEMORY, "no device memory is left to measure the bandwidth: raise --memory-cap");
   for (; r->count < MAX_PARTS && r->bytes + part <= wanted; r->count++) {
     BPDQ_TRY(bpdq_vulkan_allocate(&vulkan->memory, VULKAN_MEMORY_DEVICE, part, "the bandwidth measurement", &r->parts[r->count], error));
     r->bytes += part;
@@ -132,16 +134,15 @@ bpdq_status bpdq_vulkan_measure_bandwidth(bpdq_vulkan *vulkan, double *bytes_per
 }
 
 bpdq_status bpdq_vulkan_measure_cache(bpdq_vulkan *vulkan, bool *large, bpdq_error *error) {
-  const uint64_t kept = VULKAN_LARGE_CACHE, beyond = vulkan->context.is_cpu ? CPU_BYTES : CACHE_FAR_BYTES;
+  const uint64_t kept = VULKAN_LARGE_CACHE_BYTES, beyond = vulkan->context.is_cpu ? CPU_BYTES : CACHE_FAR_BYTES;
   double fast = 0, slow = 0;
   /* Again and again between two readings of what no cache holds: clocks that rise meanwhile speak against it. */
   for (int i = 0; i < 3; i++) {
     bool again = i == 1;
-    reading r = {
-        .wanted = again ? kept : beyond, .rounds = again ? (uint32_t)(beyond / kept) : 1, .groups = CACHE_GROUPS, .seconds = CACHE_SECONDS};
+    reading r = {.wanted = again ? kept : beyond, .exact = true, .groups = CACHE_GROUPS, .seconds = CACHE_SECONDS};
+    r.rounds = again ? (uint32_t)(beyond / kept) : 1;
     double rate;
     BPDQ_TRY(read_rate(vulkan, &r, &rate, error));
-    if (r.bytes != r.wanted) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "no device memory is left to measure the cache");
     double *best = again ? &fast : &slow;
     if (rate > *best) *best = rate;
   }

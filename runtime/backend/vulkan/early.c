@@ -4,7 +4,7 @@
 
 #define SECTOR_BYTES 32
 #define MOST_LOADS 4                    /* of a thread, which has a register for each until its end */
-#define MOST_BYTES ((uint64_t)12 << 20) /* of a cache that keeps VULKAN_LARGE_CACHE */
+#define MOST_BYTES ((uint64_t)12 << 20) /* of a cache that keeps VULKAN_LARGE_CACHE_BYTES */
 
 static vulkan_early_part plan_part(uint64_t tiles, uint64_t tile_bytes, uint64_t wanted_bytes, uint64_t threads) {
   uint64_t chunk = bpdq_ceil_div(wanted_bytes, SECTOR_BYTES), count = tiles * chunk;

@@ -159,7 +159,8 @@ static uint32_t dot_groups(const vulkan_piece *piece, const bpdq_op_linear *next
  * what they have requested (docs/benchmarks/log.md). */
 static bool may_read_early(const vulkan_builder *builder, uint32_t groups) {
   const vulkan_context *context = &builder->vulkan->context;
-  if (builder->program->max_tokens != 1 || context->limits.bindings < VULKAN_EARLY_BINDINGS) return false;
+  bool trial = builder->variant != NULL; /* a variant is measured for itself */
+  if (trial || builder->program->max_tokens != 1 || context->limits.bindings < VULKAN_EARLY_BINDINGS) return false;
   if (bpdq_vulkan_switch("BPDQ_VULKAN_EARLY") == VULKAN_SWITCH_ON) return true;
   return groups >= EARLY_GROUPS * context->limits.multiprocessors &&
          bpdq_vulkan_tuning_cache(&builder->vulkan->tuning) == VULKAN_CACHE_LARGE;

@@ -262,22 +262,14 @@ static bool is_deep(const bpdq_run *run) {
 }
 
 /* Shaders check no index, and drivers need not (pipeline.c): a row outside the caches would be written into other memory. */
-static bpdq_status check_places(const bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
-  if (executable->context == INT64_MAX) return BPDQ_OK;
-  for (int64_t i = 0; i < run->tokens; i++) {
-    int64_t position = run->positions[i], sequence = run->sequences[i];
-    if (position < 0 || position >= executable->context || sequence < 0 || sequence >= executable->cache_rows / executable->context)
-      return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "vulkan: position %lld of sequence %lld lies outside the cache", (long long)position,
-                       (long long)sequence);
-  }
-  return BPDQ_OK;
+static bpdq_status check_run(const bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
+  bool attends = executable->context != INT64_MAX;
+  int64_t context = attends ? executable->context : 0, sequences = attends ? executable->cache_rows / context : 0;
+  return bpdq_check_run(run, executable->max_tokens, context, sequences, error);
 }
 
 bpdq_status bpdq_vulkan_run(bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
-  if (run->tokens < 1 || run->tokens > executable->max_tokens)
-    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "vulkan: %lld tokens in a run of 1 to %lld", (long long)run->tokens,
-                     (long long)executable->max_tokens);
-  BPDQ_TRY(check_places(executable, run, error));
+  BPDQ_TRY(check_run(executable, run, error));
   if (executable->deep && is_deep(run)) executable = executable->deep;
   uint32_t *words = (uint32_t *)(void *)executable->scratch[VULKAN_SCRATCH_RUN].mapped;
   words[0] = (uint32_t)run->tokens;

@@ -70,9 +70,9 @@ bpdq_vulkan *bpdq_vulkan_of_executable(const bpdq_executable *executable);
 
 /* bandwidth.c */
 bpdq_status bpdq_vulkan_measure_bandwidth(bpdq_vulkan *vulkan, double *bytes_per_second, bpdq_error *error);
-/* Whether the device's cache keeps VULKAN_LARGE_CACHE bytes. Vulkan does not say, so they are read again and again. Takes half a second and
- * 256 MiB of device memory, which do not count in the peak. */
-#define VULKAN_LARGE_CACHE ((uint64_t)16 << 20)
+/* Whether the device's cache keeps VULKAN_LARGE_CACHE_BYTES bytes. Vulkan does not say, so they are read again and again. Takes half a
+ * second and 256 MiB of device memory, which do not count in the peak. */
+#define VULKAN_LARGE_CACHE_BYTES ((uint64_t)16 << 20)
 bpdq_status bpdq_vulkan_measure_cache(bpdq_vulkan *vulkan, bool *large, bpdq_error *error);
 
 /* tune.c: chooses variants for the products of a program of one row that were not measured on this device before, within a second.
