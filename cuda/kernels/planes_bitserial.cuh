@@ -1,9 +1,11 @@
 /* The bit-serial tensor-core product of one row of activations: y = W' x for bit-plane weights.
  *
  * The row is quantized per group to integers of 8 * SLICES bits (two's complement). The eight bits of one slice are the eight columns
- * of the mma's B operand, and a plane of 16 rows x 256 columns is the A operand as stored (layout.h), so one instruction gives
- * popcount(plane row AND bit row) for 16 rows and 8 bits. In the accumulator fragment a lane (r, q) holds bits 2q and 2q + 1 of rows r
- * and r + 8; the weights 4^q are applied once, at the end of a row. The top bit counts negative.
+ * of an mma's B operand, and a plane of 16 rows x 256 columns is the A operand as stored (layout.h), so one instruction gives
+ * popcount(plane row AND bit row) for 16 rows and 8 bits. A lane (r, q) has the counts of bits 2q and 2q + 1 for rows r and r + 8: as pairs
+ * of 16 bits they are, as they lie, the A operand of a second mma, on f16, where an integer n in the low bits is n * 2^-24. It weights the
+ * bits (the top one counts negative) and adds them up, exactly; the column of its B operand that has the weights chooses the lane that gets
+ * the sum: lane q has the two planes' of group q, and only that group's coefficients and scale.
  *
  * A block computes 16 outputs: one row tile, whose column tiles its warps share. Weights go straight to registers, DEPTH tiles of a warp at
  * once, and are requested before the kernel waits for its predecessor; with few column tiles the whole row tile is then on its way while
@@ -27,114 +29,124 @@ typedef struct bitserial_arguments {
   bpdq_cuda_output output;
 } bitserial_arguments;
 
-template <int PLANES, int GROUP, int SLICES>
-struct bitserial {
-  static constexpr int GROUPS = 256 / GROUP;          /* of a column tile */
-  static constexpr int SLOTS = GROUPS * (PLANES + 1); /* coefficients per row of a tile */
+/* What a lane adds up for rows r and r + 8. */
+typedef struct row_sums {
+  float2 products; /* in units of 2^24 */
+  float2 biases;
+} row_sums;
 
-  /* Counts of one group, plane and slice for rows r and r + 8. */
-  __device__ static int2 count(const uint4 &plane, uint2 b, int group, int q, int odd_weight) {
-    int d[4];
-    if (GROUP == 256) {
-      mma_b1_k256(d, plane, b);
-    } else {
-      bool upper = group >= GROUPS / 2;
-      uint32_t column = upper ? b.y : b.x;
-      if (GROUP == 64) column = (q >> 1) == (group & 1) ? column : 0; /* the other half of the 128 columns is another group's */
-      mma_b1_k128(d, upper ? plane.z : plane.x, upper ? plane.w : plane.y, column);
-    }
-    return make_int2(d[0] + d[1] * odd_weight, d[2] + d[3] * odd_weight);
-  }
-
-  /* One group of one tile for one activation row: adds to the sums of rows r and r + 8. */
-  __device__ static float2 group_sum(const uint4 *planes, const float2 *c, const uint2 *b, float2 scale, int group, int q, int top_weight,
-                                     float2 sum) {
-    float2 total = make_float2(0, 0);
-#pragma unroll
-    for (int p = 0; p < PLANES; p++) {
-      int2 n = count(planes[p], b[0], group, q, SLICES == 1 ? top_weight : 2);
-      if (SLICES == 2) {
-        int2 high = count(planes[p], b[SLICES - 1], group, q, top_weight);
-        n.x += high.x * 256;
-        n.y += high.y * 256;
-      }
-      total.x = fmaf(c[p].x, (float)n.x, total.x);
-      total.y = fmaf(c[p].y, (float)n.y, total.y);
-    }
-    float offset = q == 0 ? scale.y : 0; /* lane q is weighted by 4^q at the end: the bias counts once, in lane 0 */
-    sum.x = fmaf(scale.x, total.x, fmaf(c[PLANES].x, offset, sum.x));
-    sum.y = fmaf(scale.x, total.y, fmaf(c[PLANES].y, offset, sum.y));
-    return sum;
-  }
-
-  /* Adds up the four lanes of a row with their weights 4^q; lanes with q = 0 have the results of rows r and r + 8. */
-  __device__ static float2 add_lanes(float2 sum, int lane) {
-    float weight = (float)(1 << (2 * (lane & 3)));
-    sum.x *= weight;
-    sum.y *= weight;
-    sum.x += __shfl_xor_sync(~0u, sum.x, 1);
-    sum.y += __shfl_xor_sync(~0u, sum.y, 1);
-    sum.x += __shfl_xor_sync(~0u, sum.x, 2);
-    sum.y += __shfl_xor_sync(~0u, sum.y, 2);
-    return sum;
-  }
-};
-
+/* A tile of 16 rows x 256 columns on its way, and the activations that it meets. */
 template <int PLANES, int GROUP, int SLICES>
 struct row_tile {
-  typedef bitserial<PLANES, GROUP, SLICES> product;
-  static constexpr int SLOTS = product::SLOTS, GROUPS = product::GROUPS;
-  static constexpr int PAIRS = (SLOTS + 3) / 4; /* the four lanes of a row share its coefficients: lane q holds slots q, q + 4, .. */
+  static constexpr int GROUPS = 256 / GROUP; /* of a column tile */
+  static constexpr int PAIRS = (PLANES + 1) / 2;
+  static constexpr int COEFFICIENT_WORDS = GROUPS * (PLANES + 1) * 8; /* of a tile */
 
   uint4 planes[PLANES];
-  uint32_t pairs[PAIRS];
+  uint32_t coefficients[PLANES + 1]; /* of rows r and r + 8; of the lane's group: lanes from GROUPS on have none */
   uint2 bits[SLICES];
-  float2 scales[GROUPS];
+  float2 scale; /* of the lane's group: its scale, and scale * sum of its integers */
 
   __device__ static const uint4 *words_of(const bitserial_arguments &a, int64_t tile, int lane) {
     return (const uint4 *)a.words + tile * (PLANES * 32) + lane;
   }
   __device__ static const uint32_t *coefficients_of(const bitserial_arguments &a, int64_t tile, int lane) {
-    return (const uint32_t *)a.coefficients + tile * (SLOTS * 8) + (lane & 3) * 8 + (lane >> 2);
+    return (const uint32_t *)a.coefficients + tile * COEFFICIENT_WORDS + (lane & 3) * ((PLANES + 1) * 8) + (lane >> 2);
+  }
+
+  /* Lanes without a group multiply zeros. */
+  __device__ void clear_coefficients() {
+#pragma unroll
+    for (int p = 0; p <= PLANES; p++) coefficients[p] = 0;
   }
 
   __device__ void request_weights(const bitserial_arguments &a, int64_t tile, int lane) {
     request_weights(words_of(a, tile, lane), coefficients_of(a, tile, lane), lane);
   }
-  __device__ void request_weights(const uint4 *words, const uint32_t *coefficients, int lane) {
+  __device__ void request_weights(const uint4 *words, const uint32_t *from, int lane) {
 #pragma unroll
     for (int p = 0; p < PLANES; p++) planes[p] = __ldcs(words + p * 32);
+    if ((lane & 3) < GROUPS)
 #pragma unroll
-    for (int i = 0; i < PAIRS; i++)
-      if (i * 4 + 3 < SLOTS || i * 4 + (lane & 3) < SLOTS) pairs[i] = __ldcs(coefficients + i * 32);
+      for (int p = 0; p <= PLANES; p++) coefficients[p] = __ldcs(from + p * 8);
   }
 
   __device__ void request_activations(const bitserial_arguments &a, int column_tile, int lane) {
-    int q = lane & 3, r = lane >> 2;
 #pragma unroll
-    for (int s = 0; s < SLICES; s++) bits[s] = ((const uint2 *)a.input.bits)[(column_tile * SLICES + s) * 32 + r * 4 + q];
-#pragma unroll
-    for (int g = 0; g < GROUPS; g++) scales[g] = a.input.scales[column_tile * GROUPS + g];
+    for (int s = 0; s < SLICES; s++) bits[s] = ((const uint2 *)a.input.bits)[(column_tile * SLICES + s) * 32 + lane];
+    scale = a.input.scales[column_tile * GROUPS + (lane & 3) % GROUPS];
   }
 
-  template <bool BF16>
-  __device__ float2 slot(int i) const {
-    return pair_to_floats<BF16>(__shfl_sync(~0u, pairs[i >> 2], i & 3, 4));
-  }
-
-  template <bool BF16>
-  __device__ float2 multiply(int lane, float2 sum) const {
-    int q = lane & 3, top_weight = q == 3 ? -2 : 2;
-#pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-      float2 c[PLANES + 1];
-#pragma unroll
-      for (int p = 0; p <= PLANES; p++) c[p] = slot<BF16>(g * (PLANES + 1) + p);
-      sum = product::group_sum(planes, c, bits, scales[g], g, q, top_weight, sum);
+  /* Counts of one group, plane and slice: two operand registers, of rows r and r + 8. */
+  __device__ uint2 count(int plane, int slice, int group, int q) const {
+    int d[4];
+    const uint4 &a = planes[plane];
+    if (GROUP == 256) {
+      mma_b1_k256(d, a, bits[slice]);
+    } else {
+      bool upper = group >= GROUPS / 2;
+      uint32_t column = upper ? bits[slice].y : bits[slice].x;
+      if (GROUP == 64) column = (q >> 1) == (group & 1) ? column : 0; /* the other half of the 128 columns is another group's */
+      mma_b1_k128(d, upper ? a.z : a.x, upper ? a.w : a.y, column);
     }
-    return sum;
+    return make_uint2(__byte_perm(d[0], d[1], 0x5410), __byte_perm(d[2], d[3], 0x5410));
+  }
+
+  /* Weights of bits 2q and 2q + 1 of a slice, as f16. */
+  __device__ static uint32_t bit_weights(int slice, int q) {
+    uint32_t low = (uint32_t)(8 * slice + 2 * q + 15) << 10, high = low + (1u << 10);
+    if (slice == SLICES - 1 && q == 3) high |= 0x8000;
+    return high << 16 | low;
+  }
+
+  template <bool BF16>
+  __device__ void multiply(int lane, row_sums *sums) const {
+    int q = lane & 3, column = lane >> 2;
+    float counts[PAIRS][4] = {}; /* planes 2i and 2i + 1 of the lane's group: rows r, r, r + 8, r + 8 */
+#pragma unroll
+    for (int s = 0; s < SLICES; s++) {
+      uint32_t weights = bit_weights(s, q);
+#pragma unroll
+      for (int g = 0; g < GROUPS; g++) {
+        uint32_t even = column == 2 * g ? weights : 0, odd = column == 2 * g + 1 ? weights : 0;
+#pragma unroll
+        for (int i = 0; i < PAIRS; i++) {
+          uint2 first = count(2 * i, s, g, q);
+          if (2 * i + 1 < PLANES) {
+            uint2 second = count(2 * i + 1, s, g, q);
+            const uint32_t operand[4] = {first.x, first.y, second.x, second.y};
+            mma_f16(counts[i], operand, even, odd);
+          } else {
+            mma_f16_k8(counts[i], first.x, first.y, even);
+          }
+        }
+      }
+    }
+    float2 total = make_float2(0, 0);
+#pragma unroll
+    for (int p = 0; p < PLANES; p++) {
+      float2 c = pair_to_floats<BF16>(coefficients[p]);
+      total.x = fmaf(c.x, counts[p / 2][p % 2], total.x);
+      total.y = fmaf(c.y, counts[p / 2][p % 2 + 2], total.y);
+    }
+    float2 bias = pair_to_floats<BF16>(coefficients[PLANES]);
+    sums->products.x = fmaf(scale.x, total.x, sums->products.x);
+    sums->products.y = fmaf(scale.x, total.y, sums->products.y);
+    sums->biases.x = fmaf(scale.y, bias.x, sums->biases.x);
+    sums->biases.y = fmaf(scale.y, bias.y, sums->biases.y);
   }
 };
+
+/* The four lanes of a row added up: all of them have the results of rows r and r + 8. */
+__device__ __forceinline__ static float2 add_lanes(const row_sums &sums) {
+  const float unit = 16777216; /* 2^24 */
+  float2 sum = make_float2(fmaf(sums.products.x, unit, sums.biases.x), fmaf(sums.products.y, unit, sums.biases.y));
+  sum.x += __shfl_xor_sync(~0u, sum.x, 1);
+  sum.y += __shfl_xor_sync(~0u, sum.y, 1);
+  sum.x += __shfl_xor_sync(~0u, sum.x, 2);
+  sum.y += __shfl_xor_sync(~0u, sum.y, 2);
+  return sum;
+}
 
 /* The factor of the norm, made by one warp; 1 where there is none. */
 __device__ __forceinline__ static float norm_factor(const bitserial_arguments &a, int lane) {
@@ -162,30 +174,38 @@ __device__ __forceinline__ static float add_warps(const float partial[][16], int
 
 /* Sums of rows r and r + 8 over this warp's column tiles. */
 template <bool BF16, int PLANES, int GROUP, int SLICES, int DEPTH>
-__device__ __forceinline__ static float2 row_sum(const bitserial_arguments &a, row_tile<PLANES, GROUP, SLICES> stages[DEPTH], int64_t base,
-                                                 int warp, int warps, int lane) {
-  float2 sum = make_float2(0, 0);
+__device__ __forceinline__ static row_sums row_sum(const bitserial_arguments &a, row_tile<PLANES, GROUP, SLICES> stages[DEPTH],
+                                                   int64_t base, int warp, int warps, int lane) {
+  row_sums sums = {};
   for (int first = warp; first < a.column_tiles; first += DEPTH * warps) {
 #pragma unroll
     for (int s = 0; s < DEPTH; s++) {
       int tile = first + s * warps, next = tile + DEPTH * warps;
       if (tile >= a.column_tiles) break;
-      sum = stages[s].template multiply<BF16>(lane, sum);
+      stages[s].template multiply<BF16>(lane, &sums);
       if (next >= a.column_tiles) continue;
       stages[s].request_weights(a, base + next, lane);
       stages[s].request_activations(a, next, lane);
     }
   }
-  return sum;
+  return sums;
+}
+
+/* Whether 64 registers hold DEPTH tiles and their arithmetic, so that two of the largest blocks fit on a multiprocessor. */
+constexpr bool fits_twice(int planes, int group, int slices, int depth) {
+  return depth == 1 ? planes * (256 / group) * slices <= 16 : planes <= 2 && planes * (256 / group) * slices <= 8;
 }
 
 template <int PLANES, int GROUP, int SLICES, int DEPTH>
-__global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bitserial_arguments a) {
+__global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32, (fits_twice(PLANES, GROUP, SLICES, DEPTH) ? 2 : 1))
+    bitserial_kernel(bitserial_arguments a) {
   __shared__ float partial[BITSERIAL_MAX_WARPS][16], factor;
   int warps = blockDim.x >> 5, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   int64_t base = (int64_t)blockIdx.x * a.column_tiles;
   row_tile<PLANES, GROUP, SLICES> stages[DEPTH];
   let_dependents_launch();
+#pragma unroll
+  for (int s = 0; s < DEPTH; s++) stages[s].clear_coefficients();
 #pragma unroll
   for (int s = 0; s < DEPTH; s++)
     if (warp + s * warps < a.column_tiles) stages[s].request_weights(a, base + warp + s * warps, lane);
@@ -199,9 +219,8 @@ __global__ void __launch_bounds__(BITSERIAL_MAX_WARPS * 32) bitserial_kernel(bit
   if (writes && a.output.accumulate) start += a.output.data[n];
   if (warp == warps - 1) factor = norm_factor(a, lane); /* it has the fewest tiles */
 
-  float2 sum = a.bf16 ? row_sum<true, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane)
-                      : row_sum<false, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane);
-  sum = bitserial<PLANES, GROUP, SLICES>::add_lanes(sum, lane);
+  float2 sum = add_lanes(a.bf16 ? row_sum<true, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane)
+                                : row_sum<false, PLANES, GROUP, SLICES, DEPTH>(a, stages, base, warp, warps, lane));
   if ((lane & 3) == 0) {
     partial[warp][lane >> 2] = sum.x;
     partial[warp][(lane >> 2) + 8] = sum.y;
@@ -234,15 +253,16 @@ __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a,
     bool more = unit + (int)gridDim.x < a.row_tiles;
     words = further(words, a.words_step);
     coefficients = further(coefficients, a.coefficients_step);
-    float2 sum = stages[0].template multiply<BF16>(lane, make_float2(0, 0));
+    row_sums sums = {};
+    stages[0].template multiply<BF16>(lane, &sums);
     if (more) stages[0].request_weights(words, coefficients, lane);
     if (second) {
-      sum = stages[1].template multiply<BF16>(lane, sum);
+      stages[1].template multiply<BF16>(lane, &sums);
       if (more)
         stages[1].request_weights(words + (unsigned)warps * (PLANES * 32),
-                                  coefficients + (unsigned)warps * (row_tile<PLANES, GROUP, SLICES>::SLOTS * 8), lane);
+                                  coefficients + (unsigned)warps * row_tile<PLANES, GROUP, SLICES>::COEFFICIENT_WORDS, lane);
     }
-    sum = bitserial<PLANES, GROUP, SLICES>::add_lanes(sum, lane);
+    float2 sum = add_lanes(sums);
     if ((lane & 3) == 0) {
       unsigned to = address + k % STREAM_PLACES * (PLACE * (int)sizeof(float));
       store_shared(to, sum.x);
@@ -262,16 +282,16 @@ __device__ __forceinline__ static void stream_rows(const bitserial_arguments &a,
 }
 
 /* Largest blocks on a multiprocessor, and threads that have registers for the stream there: 64 each, or 80. */
-constexpr int stream_blocks(int planes, int group) { return planes <= 2 && group >= 128 ? 2 : 1; }
-constexpr int stream_threads(int planes, int group) { return stream_blocks(planes, group) == 2 ? 1024 : 768; }
+constexpr int stream_blocks(int planes, int group, int slices) { return planes * slices <= 2 && group >= 128 ? 2 : 1; }
+constexpr int stream_threads(int planes, int group, int slices) { return stream_blocks(planes, group, slices) == 2 ? 1024 : 768; }
 
-/* Others have too many numbers to a tile: four planes spill forty registers. */
+/* Others have too many numbers to a tile: four planes spill up to forty registers. */
 constexpr bool can_stream(int planes, int group) { return planes < 4 && planes * (256 / group) <= 8; }
 
 /* column_tiles / 2 warps, rounded up: two at least. */
 template <int PLANES, int GROUP, int SLICES>
-__global__ void __launch_bounds__(stream_threads(PLANES, GROUP) / stream_blocks(PLANES, GROUP), (stream_blocks(PLANES, GROUP)))
-    row_stream_kernel(bitserial_arguments a) {
+__global__ void __launch_bounds__(stream_threads(PLANES, GROUP, SLICES) / stream_blocks(PLANES, GROUP, SLICES),
+                                  (stream_blocks(PLANES, GROUP, SLICES))) row_stream_kernel(bitserial_arguments a) {
   __shared__ float partial[STREAM_PLACES][BITSERIAL_MAX_WARPS][16];
   __shared__ float factor; /* of the norm */
   typedef row_tile<PLANES, GROUP, SLICES> tile_type;
@@ -281,6 +301,8 @@ __global__ void __launch_bounds__(stream_threads(PLANES, GROUP) / stream_blocks(
   const uint32_t *coefficients = tile_type::coefficients_of(a, first, lane);
   tile_type stages[2];
   let_dependents_launch();
+  stages[0].clear_coefficients();
+  stages[1].clear_coefficients();
   stages[0].request_weights(words, coefficients, lane);
   if (warp + warps < a.column_tiles) stages[1].request_weights(a, first + warps, lane);
   wait_for_predecessors();

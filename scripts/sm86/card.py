@@ -20,7 +20,7 @@ CACHE_BYTES = 128  # per cycle, of shared memory and L1 together
 
 # Cycles of a multiprocessor for one instruction. Whitepaper: 71 TFLOP/s for f16 with f32 sums and 284 TOPS for int8 are 512 and 2,048
 # operations per cycle. It gives no rate for 1 bit: assumed is eight times that of int8, as the A100's whitepaper has it (4,992 : 624 TOPS).
-TENSOR = {"HMMA.16816.F32": 8, "IMMA.16832.S8.S8": 4, "BMMA.168128.AND.POPC": 2, "BMMA.168256.AND.POPC": 4}
+TENSOR = {"HMMA.16816.F32": 8, "HMMA.1688.F32": 4, "IMMA.16832.S8.S8": 4, "BMMA.168128.AND.POPC": 2, "BMMA.168256.AND.POPC": 4}
 
 # Assumed: what a plain read reaches of the bandwidth, a launch without dependent launch, the latency of memory, and cycles from one
 # instruction of a warp to the next when nothing else hides them (an H200's profile: docs/benchmarks/log.md).
