@@ -30,6 +30,7 @@ typedef struct bpdq_tensor_desc {
   int64_t rows, columns;
   bpdq_kv_type kv_type; /* BPDQ_TENSOR_KV only */
   int64_t head_dim;     /* BPDQ_TENSOR_KV only */
+  bool result;          /* small, and read by the host behind the run that wrote it: memory that is near the host suits it */
 } bpdq_tensor_desc;
 
 typedef int bpdq_tensor; /* index into the tensor list of a state; BPDQ_NO_TENSOR where optional */

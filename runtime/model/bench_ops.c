@@ -120,7 +120,8 @@ static bpdq_status bench_linear(bench *b, const operation *o, bpdq_op_timing *ti
   bpdq_status status = make_copies(b, o, error);
   if (status == BPDQ_OK && o->transform == BPDQ_TRANSFORM_RMS_NORM) status = bpdq_constant_vector(b->backend, o->columns, 1, &norm, error);
   int64_t width = o->columns * (o->transform == BPDQ_TRANSFORM_SILU_GATE ? 2 : 1);
-  bpdq_tensor_desc tensors[2] = {{BPDQ_TENSOR_F32, b->what.tokens, width, 0, 0}, {BPDQ_TENSOR_F32, b->what.tokens, o->rows, 0, 0}};
+  bpdq_tensor_desc tensors[2] = {{.kind = BPDQ_TENSOR_F32, .rows = b->what.tokens, .columns = width},
+                                 {.kind = BPDQ_TENSOR_F32, .rows = b->what.tokens, .columns = o->rows}};
   if (status == BPDQ_OK) {
     for (int i = 0; i < b->copies; i++) {
       b->ops[i] = (bpdq_op){.kind = BPDQ_OP_LINEAR, .name = o->name};
@@ -160,15 +161,16 @@ static int cache_copies(const bench *b) {
 static bpdq_status bench_attention(bench *b, const operation *o, bpdq_op_timing *timing, bpdq_error *error) {
   const bpdq_config *c = &b->config;
   int64_t tokens = b->what.tokens, context = b->what.context, q_width = c->heads * c->head_dim, kv_width = c->kv_heads * c->head_dim;
-  const bpdq_tensor_desc own[FIRST_CACHE] = {{BPDQ_TENSOR_F32, tokens, q_width + 2 * kv_width, 0, 0},
-                                             {BPDQ_TENSOR_F32, tokens, q_width, 0, 0},
-                                             {BPDQ_TENSOR_F32, context, c->head_dim, 0, 0}};
+  const bpdq_tensor_desc own[FIRST_CACHE] = {{.kind = BPDQ_TENSOR_F32, .rows = tokens, .columns = q_width + 2 * kv_width},
+                                             {.kind = BPDQ_TENSOR_F32, .rows = tokens, .columns = q_width},
+                                             {.kind = BPDQ_TENSOR_F32, .rows = context, .columns = c->head_dim}};
   memcpy(b->tensors, own, sizeof own);
   b->copies = cache_copies(b);
   b->op_count = 0;
   for (int i = 0; i < b->copies; i++) {
     bpdq_tensor keys = FIRST_CACHE + 2 * i, values = keys + 1;
-    b->tensors[keys] = b->tensors[values] = (bpdq_tensor_desc){BPDQ_TENSOR_KV, context, kv_width, b->what.kv_type, c->head_dim};
+    b->tensors[keys] = b->tensors[values] = (bpdq_tensor_desc){
+        .kind = BPDQ_TENSOR_KV, .rows = context, .columns = kv_width, .kv_type = b->what.kv_type, .head_dim = c->head_dim};
     if (o->rotates) {
       bpdq_op *rope = &b->ops[b->op_count++];
       *rope = (bpdq_op){.kind = BPDQ_OP_ROPE_CACHE, .name = "rope"};
@@ -189,7 +191,9 @@ static bpdq_status bench_attention(bench *b, const operation *o, bpdq_op_timing 
 static bpdq_status bench_top_k(bench *b, const operation *o, bpdq_op_timing *timing, bpdq_error *error) {
   int64_t vocab = b->config.vocab_size;
   int k = o->candidates;
-  bpdq_tensor_desc tensors[3] = {{BPDQ_TENSOR_F32, 1, vocab, 0, 0}, {BPDQ_TENSOR_F32, 1, k + 1, 0, 0}, {BPDQ_TENSOR_I32, 1, k, 0, 0}};
+  bpdq_tensor_desc tensors[3] = {{.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = vocab},
+                                 {.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = k + 1, .result = true},
+                                 {.kind = BPDQ_TENSOR_I32, .rows = 1, .columns = k, .result = true}};
   b->copies = OTHER_COPIES;
   b->op_count = OTHER_COPIES;
   for (int i = 0; i < b->copies; i++)

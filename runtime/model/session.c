@@ -33,19 +33,24 @@ static bpdq_status create_state(bpdq_session *session, bpdq_kv_type kv_type, bpd
   bpdq_tensor_desc *tensors = calloc(count, sizeof *tensors);
   if (!tensors) return out_of_memory(error);
   int64_t rows = session->max_tokens, q_width = c->heads * c->head_dim, kv_width = c->kv_heads * c->head_dim;
-  tensors[TENSOR_HIDDEN] = (bpdq_tensor_desc){BPDQ_TENSOR_F32, rows, c->hidden_size, 0, 0};
-  tensors[TENSOR_QKV] = (bpdq_tensor_desc){BPDQ_TENSOR_F32, rows, q_width + 2 * kv_width, 0, 0};
-  tensors[TENSOR_ATTENTION] = (bpdq_tensor_desc){BPDQ_TENSOR_F32, rows, q_width, 0, 0};
-  tensors[TENSOR_GATE_UP] = (bpdq_tensor_desc){BPDQ_TENSOR_F32, rows, 2 * c->intermediate_size, 0, 0};
-  tensors[TENSOR_ROPE] = (bpdq_tensor_desc){BPDQ_TENSOR_F32, session->context, c->head_dim, 0, 0};
-  tensors[TENSOR_LOGITS] = (bpdq_tensor_desc){BPDQ_TENSOR_F32, session->sequences, c->vocab_size, 0, 0};
+  tensors[TENSOR_HIDDEN] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_F32, .rows = rows, .columns = c->hidden_size};
+  tensors[TENSOR_QKV] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_F32, .rows = rows, .columns = q_width + 2 * kv_width};
+  tensors[TENSOR_ATTENTION] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_F32, .rows = rows, .columns = q_width};
+  tensors[TENSOR_GATE_UP] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_F32, .rows = rows, .columns = 2 * c->intermediate_size};
+  tensors[TENSOR_ROPE] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_F32, .rows = session->context, .columns = c->head_dim};
+  tensors[TENSOR_LOGITS] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_F32, .rows = session->sequences, .columns = c->vocab_size};
   int64_t candidates = bpdq_model_candidates(session->model);
-  tensors[TENSOR_BEST_VALUE] = (bpdq_tensor_desc){BPDQ_TENSOR_F32, session->sequences, 2, 0, 0};
-  tensors[TENSOR_BEST_ID] = (bpdq_tensor_desc){BPDQ_TENSOR_I32, session->sequences, 1, 0, 0};
-  tensors[TENSOR_VALUES] = (bpdq_tensor_desc){BPDQ_TENSOR_F32, session->sequences, candidates + 1, 0, 0};
-  tensors[TENSOR_IDS] = (bpdq_tensor_desc){BPDQ_TENSOR_I32, session->sequences, candidates, 0, 0};
+  tensors[TENSOR_BEST_VALUE] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_F32, .rows = session->sequences, .columns = 2, .result = true};
+  tensors[TENSOR_BEST_ID] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_I32, .rows = session->sequences, .columns = 1, .result = true};
+  tensors[TENSOR_VALUES] =
+      (bpdq_tensor_desc){.kind = BPDQ_TENSOR_F32, .rows = session->sequences, .columns = candidates + 1, .result = true};
+  tensors[TENSOR_IDS] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_I32, .rows = session->sequences, .columns = candidates, .result = true};
   for (size_t i = TENSOR_FIRST_CACHE; i < count; i++)
-    tensors[i] = (bpdq_tensor_desc){BPDQ_TENSOR_KV, session->sequences * session->context, kv_width, kv_type, c->head_dim};
+    tensors[i] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_KV,
+                                    .rows = session->sequences * session->context,
+                                    .columns = kv_width,
+                                    .kv_type = kv_type,
+                                    .head_dim = c->head_dim};
   bpdq_status status = session->model->backend->state_create(session->model->backend, tensors, count, &session->state, error);
   free(tensors);
   return status;
@@ -231,7 +236,8 @@ static bpdq_status create_head(bpdq_session *session, bpdq_error *error) {
   if (session->head_executable) return BPDQ_OK;
   bpdq_backend *backend = session->model->backend;
   const bpdq_config *c = &session->model->config;
-  bpdq_tensor_desc tensors[2] = {{BPDQ_TENSOR_F32, HEAD_ROWS, c->hidden_size, 0, 0}, {BPDQ_TENSOR_F32, HEAD_ROWS, c->vocab_size, 0, 0}};
+  bpdq_tensor_desc tensors[2] = {{.kind = BPDQ_TENSOR_F32, .rows = HEAD_ROWS, .columns = c->hidden_size},
+                                 {.kind = BPDQ_TENSOR_F32, .rows = HEAD_ROWS, .columns = c->vocab_size}};
   bpdq_op ops[3];
   bpdq_program program = {ops, bpdq_decoder_head_ops(session->model, 0, 1, BPDQ_ROWS_ALL, ops), HEAD_ROWS, session->model->activations};
   if (!session->head_state) BPDQ_TRY(backend->state_create(backend, tensors, 2, &session->head_state, error));

@@ -189,12 +189,13 @@ static void run_attention(suite *s, const attention_case *c, uint64_t seed, int6
   oracle_matrix matrix = oracle_planes(&random, PRODUCT_ROWS, d.q_width, 2, seed & 1 ? 128 : 64, BPDQ_BF16);
   bpdq_weight *weight = suite_matrix(s, name, &matrix, 1);
   int64_t feed_tokens = c->history > LONG_HISTORY && max_tokens < SUITE_MAX_TOKENS ? SUITE_MAX_TOKENS : max_tokens;
-  bpdq_tensor_desc tensors[6] = {{BPDQ_TENSOR_F32, feed_tokens, d.width, 0, 0},
-                                 {BPDQ_TENSOR_F32, feed_tokens, d.q_width, 0, 0},
-                                 {BPDQ_TENSOR_F32, c->context, c->head_dim, 0, 0},
-                                 {BPDQ_TENSOR_KV, c->sequences * c->context, d.kv_width, c->kv_type, c->head_dim},
-                                 {BPDQ_TENSOR_KV, c->sequences * c->context, d.kv_width, c->kv_type, c->head_dim},
-                                 {BPDQ_TENSOR_F32, max_tokens, PRODUCT_ROWS, 0, 0}};
+  bpdq_tensor_desc tensors[6] = {
+      {.kind = BPDQ_TENSOR_F32, .rows = feed_tokens, .columns = d.width},
+      {.kind = BPDQ_TENSOR_F32, .rows = feed_tokens, .columns = d.q_width},
+      {.kind = BPDQ_TENSOR_F32, .rows = c->context, .columns = c->head_dim},
+      {.kind = BPDQ_TENSOR_KV, .rows = c->sequences * c->context, .columns = d.kv_width, .kv_type = c->kv_type, .head_dim = c->head_dim},
+      {.kind = BPDQ_TENSOR_KV, .rows = c->sequences * c->context, .columns = d.kv_width, .kv_type = c->kv_type, .head_dim = c->head_dim},
+      {.kind = BPDQ_TENSOR_F32, .rows = max_tokens, .columns = PRODUCT_ROWS}};
   const float *images[6] = {NULL, NULL, d.table, NULL, NULL, NULL};
   bpdq_op ops[3] = {
       {.kind = BPDQ_OP_ROPE_CACHE, .name = "test.rope"},
@@ -229,7 +230,7 @@ static void run_attention(suite *s, const attention_case *c, uint64_t seed, int6
 
 /* Whether the backend has caches that round nothing. */
 static bool keeps_f32(const suite *s) {
-  bpdq_tensor_desc tensor = {BPDQ_TENSOR_KV, 4, 16, BPDQ_KV_F32, 16};
+  bpdq_tensor_desc tensor = {.kind = BPDQ_TENSOR_KV, .rows = 4, .columns = 16, .kv_type = BPDQ_KV_F32, .head_dim = 16};
   bpdq_state *state = NULL;
   bpdq_error error;
   bool kept = s->backend->state_create(s->backend, &tensor, 1, &state, &error) == BPDQ_OK;

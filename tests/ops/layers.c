@@ -105,14 +105,18 @@ static bool compare_token(suite *s, const char *name, const layers_case *c, int3
 
 static bool start_runs(suite *s, const char *name, const layers_case *c, const bpdq_op ops[OPS], const float *table, suite_run *whole,
                        suite_run steps[OPS]) {
-  bpdq_tensor_desc tensors[TENSORS] = {{BPDQ_TENSOR_F32, 1, c->hidden, 0, 0},
-                                       {BPDQ_TENSOR_F32, 1, (c->heads + 2 * c->kv_heads) * c->head_dim, 0, 0},
-                                       {BPDQ_TENSOR_F32, 1, c->heads * c->head_dim, 0, 0},
-                                       {BPDQ_TENSOR_F32, 1, 2 * c->intermediate, 0, 0},
-                                       {BPDQ_TENSOR_F32, c->first + c->tokens, c->head_dim, 0, 0}};
+  bpdq_tensor_desc tensors[TENSORS] = {{.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = c->hidden},
+                                       {.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = (c->heads + 2 * c->kv_heads) * c->head_dim},
+                                       {.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = c->heads * c->head_dim},
+                                       {.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = 2 * c->intermediate},
+                                       {.kind = BPDQ_TENSOR_F32, .rows = c->first + c->tokens, .columns = c->head_dim}};
   const float *images[TENSORS] = {[ROPE_TABLE] = table};
   for (int i = CACHES; i < TENSORS; i++)
-    tensors[i] = (bpdq_tensor_desc){BPDQ_TENSOR_KV, c->first + c->tokens, c->kv_heads * c->head_dim, BPDQ_KV_F16, c->head_dim};
+    tensors[i] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_KV,
+                                    .rows = c->first + c->tokens,
+                                    .columns = c->kv_heads * c->head_dim,
+                                    .kv_type = BPDQ_KV_F16,
+                                    .head_dim = c->head_dim};
   bpdq_program program = {ops, OPS, 1, c->activations};
   if (!suite_start(s, name, tensors, images, TENSORS, &program, whole)) return false;
   program.count = 1;

@@ -114,7 +114,8 @@ static void run_linear(suite *s, const linear_case *c, uint64_t seed) {
   bpdq_transform transform = {c->transform, norm_weight, normed ? 1e-5f : 0};
   bpdq_op op = {.kind = BPDQ_OP_LINEAR, .name = "test.linear"};
   op.linear = (bpdq_op_linear){0, 1, transform, weight, bias_weight, c->offset, c->accumulate, c->last ? BPDQ_ROWS_LAST : BPDQ_ROWS_ALL};
-  bpdq_tensor_desc tensors[2] = {{BPDQ_TENSOR_F32, c->max_tokens, input_width, 0, 0}, {BPDQ_TENSOR_F32, c->max_tokens, width, 0, 0}};
+  bpdq_tensor_desc tensors[2] = {{.kind = BPDQ_TENSOR_F32, .rows = c->max_tokens, .columns = input_width},
+                                 {.kind = BPDQ_TENSOR_F32, .rows = c->max_tokens, .columns = width}};
   const float *images[2] = {input, before};
   bpdq_program program = {&op, 1, c->max_tokens, c->activations};
   suite_run run;
@@ -349,7 +350,7 @@ static void run_pair(suite *s, const gated_case *c, uint64_t seed) {
   bpdq_op ops[2] = {{.kind = BPDQ_OP_LINEAR, .name = "test.gate_up", .linear = {0, 1, transforms[0], gate_up, bias, 0, false, 0}},
                     {.kind = BPDQ_OP_LINEAR, .name = "test.down", .linear = {1, 2, transforms[1], down, NULL, 0, true, 0}}};
   bpdq_tensor_desc tensors[3];
-  for (int i = 0; i < 3; i++) tensors[i] = (bpdq_tensor_desc){BPDQ_TENSOR_F32, 1, counts[i], 0, 0};
+  for (int i = 0; i < 3; i++) tensors[i] = (bpdq_tensor_desc){.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = counts[i]};
   const float *images[3] = {vectors[0], vectors[1], vectors[2]};
   bpdq_program program = {ops, 2, 1, c->activations};
   suite_run run;
@@ -410,7 +411,8 @@ static void transforms(suite *s) {
       bpdq_transform transform = {(bpdq_transform_kind)kind, norm_weight, 1e-6f};
       for (int64_t t = 0; t < tokens; t++) oracle_transform(&transform, norm, input + t * input_width, width, expected + t * width);
       bpdq_op op = {.kind = BPDQ_OP_TRANSFORM, .name = "test.transform", .transform = {0, 1, transform, width}};
-      bpdq_tensor_desc tensors[2] = {{BPDQ_TENSOR_F32, tokens, input_width, 0, 0}, {BPDQ_TENSOR_F32, tokens, width, 0, 0}};
+      bpdq_tensor_desc tensors[2] = {{.kind = BPDQ_TENSOR_F32, .rows = tokens, .columns = input_width},
+                                     {.kind = BPDQ_TENSOR_F32, .rows = tokens, .columns = width}};
       const float *images[2] = {input, NULL};
       bpdq_program program = {&op, 1, tokens, BPDQ_ACTIVATIONS_F32};
       suite_run run;

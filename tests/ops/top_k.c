@@ -34,8 +34,9 @@ static void run_top_k(suite *s, int64_t vocab, int k, int64_t rows, bool last, b
   int32_t *ids = malloc((size_t)(tensor_rows * k) * sizeof *ids), *expected = malloc((size_t)k * sizeof *expected);
   for (int64_t i = 0; i < tensor_rows * vocab; i++)
     logits[i] = (float)(ties ? floor(6 * oracle_uniform(&random)) : 12 * oracle_uniform(&random));
-  bpdq_tensor_desc tensors[3] = {
-      {BPDQ_TENSOR_F32, tensor_rows, vocab, 0, 0}, {BPDQ_TENSOR_F32, tensor_rows, k + 1, 0, 0}, {BPDQ_TENSOR_I32, tensor_rows, k, 0, 0}};
+  bpdq_tensor_desc tensors[3] = {{.kind = BPDQ_TENSOR_F32, .rows = tensor_rows, .columns = vocab},
+                                 {.kind = BPDQ_TENSOR_F32, .rows = tensor_rows, .columns = k + 1, .result = true},
+                                 {.kind = BPDQ_TENSOR_I32, .rows = tensor_rows, .columns = k, .result = true}};
   const float *images[3] = {logits, NULL, NULL};
   bpdq_op op = {.kind = BPDQ_OP_TOP_K, .name = "test.top_k", .top_k = {0, 1, 2, vocab, k, last ? BPDQ_ROWS_LAST : BPDQ_ROWS_ALL}};
   bpdq_program program = {&op, 1, rows, BPDQ_ACTIVATIONS_F32};

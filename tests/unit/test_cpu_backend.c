@@ -72,7 +72,8 @@ static bpdq_weight *upload(bpdq_backend *backend, const matrix *m) {
 /* out[tokens, ROWS] = input[tokens, COLUMNS] . W^T */
 static void multiply(bpdq_backend *backend, const matrix *m, const float *input, int64_t tokens, bpdq_activations activations, float *out) {
   bpdq_weight *weight = upload(backend, m);
-  bpdq_tensor_desc tensors[2] = {{BPDQ_TENSOR_F32, TOKENS, COLUMNS, 0, 0}, {BPDQ_TENSOR_F32, TOKENS, ROWS, 0, 0}};
+  bpdq_tensor_desc tensors[2] = {{.kind = BPDQ_TENSOR_F32, .rows = TOKENS, .columns = COLUMNS},
+                                 {.kind = BPDQ_TENSOR_F32, .rows = TOKENS, .columns = ROWS}};
   bpdq_state *state = NULL;
   bpdq_executable *executable = NULL;
   bpdq_op op = {.kind = BPDQ_OP_LINEAR, .name = "test", .linear = {.input = 0, .output = 1, .weight = weight}};
@@ -175,8 +176,9 @@ static void test_not_finite_activations_show(void **unused) {
 static void test_memory_is_accounted_and_capped(void **unused) {
   (void)unused;
   bpdq_backend *backend = create_backend(NULL, 1, 1 << 20);
-  bpdq_tensor_desc small = {BPDQ_TENSOR_F32, 100, 1000, 0, 0}, large = {BPDQ_TENSOR_F32, 1000, 1000, 0, 0};
-  bpdq_tensor_desc impossible = {BPDQ_TENSOR_F32, INT64_MAX, INT64_MAX, 0, 0};
+  bpdq_tensor_desc small = {.kind = BPDQ_TENSOR_F32, .rows = 100, .columns = 1000},
+                   large = {.kind = BPDQ_TENSOR_F32, .rows = 1000, .columns = 1000};
+  bpdq_tensor_desc impossible = {.kind = BPDQ_TENSOR_F32, .rows = INT64_MAX, .columns = INT64_MAX};
   bpdq_state *state = NULL, *second = NULL;
   bpdq_error error = {0};
   uint64_t current, peak;
@@ -202,14 +204,14 @@ typedef struct step {
 } step;
 
 static step make_step(void) {
-  bpdq_tensor_desc tensors[] = {{BPDQ_TENSOR_F32, 4, 256, 0, 0},
-                                {BPDQ_TENSOR_F32, 32, 32, 0, 0},
-                                {BPDQ_TENSOR_KV, 64, 64, BPDQ_KV_F16, 32},
-                                {BPDQ_TENSOR_KV, 64, 64, BPDQ_KV_F16, 32},
-                                {BPDQ_TENSOR_F32, 4, 128, 0, 0},
-                                {BPDQ_TENSOR_F32, 4, 50, 0, 0},
-                                {BPDQ_TENSOR_F32, 4, 9, 0, 0},
-                                {BPDQ_TENSOR_I32, 4, 8, 0, 0}};
+  bpdq_tensor_desc tensors[] = {{.kind = BPDQ_TENSOR_F32, .rows = 4, .columns = 256},
+                                {.kind = BPDQ_TENSOR_F32, .rows = 32, .columns = 32},
+                                {.kind = BPDQ_TENSOR_KV, .rows = 64, .columns = 64, .kv_type = BPDQ_KV_F16, .head_dim = 32},
+                                {.kind = BPDQ_TENSOR_KV, .rows = 64, .columns = 64, .kv_type = BPDQ_KV_F16, .head_dim = 32},
+                                {.kind = BPDQ_TENSOR_F32, .rows = 4, .columns = 128},
+                                {.kind = BPDQ_TENSOR_F32, .rows = 4, .columns = 50},
+                                {.kind = BPDQ_TENSOR_F32, .rows = 4, .columns = 9},
+                                {.kind = BPDQ_TENSOR_I32, .rows = 4, .columns = 8}};
   step s = {.backend = create_backend(NULL, 1, 0)};
   assert_int_equal(s.backend->state_create(s.backend, tensors, 8, &s.state, NULL), BPDQ_OK);
   return s;

@@ -61,9 +61,12 @@ static void start(decode_test *t, bpdq_kv_type kv_type, bpdq_activations activat
   for (int p = 0; p < CONTEXT; p++)
     for (int i = 0; i < WIDTH; i++) t->qkv[p][i] = 2 * uniform(&seed);
   bpdq_tensor_desc tensors[TENSORS] = {
-      {.kind = BPDQ_TENSOR_F32, .rows = PREFILL, .columns = WIDTH}, {.kind = BPDQ_TENSOR_F32, .rows = PREFILL, .columns = HEADS * DIM},
-      {.kind = BPDQ_TENSOR_F32, .rows = CONTEXT, .columns = DIM},   {BPDQ_TENSOR_KV, CONTEXT, KV_HEADS * DIM, kv_type, DIM},
-      {BPDQ_TENSOR_KV, CONTEXT, KV_HEADS * DIM, kv_type, DIM},      {.kind = BPDQ_TENSOR_F32, .rows = PREFILL, .columns = PROJECTED}};
+      {.kind = BPDQ_TENSOR_F32, .rows = PREFILL, .columns = WIDTH},
+      {.kind = BPDQ_TENSOR_F32, .rows = PREFILL, .columns = HEADS * DIM},
+      {.kind = BPDQ_TENSOR_F32, .rows = CONTEXT, .columns = DIM},
+      {.kind = BPDQ_TENSOR_KV, .rows = CONTEXT, .columns = KV_HEADS * DIM, .kv_type = kv_type, .head_dim = DIM},
+      {.kind = BPDQ_TENSOR_KV, .rows = CONTEXT, .columns = KV_HEADS * DIM, .kv_type = kv_type, .head_dim = DIM},
+      {.kind = BPDQ_TENSOR_F32, .rows = PREFILL, .columns = PROJECTED}};
   check(bpdq_random_matrix(t->backend, "weight", PROJECTED, HEADS * DIM, 2, 64, 9, &t->weight, &error), &error);
   check(t->backend->weights_flush(t->backend, &error), &error);
   check(t->backend->state_create(t->backend, tensors, TENSORS, &t->state, &error), &error);

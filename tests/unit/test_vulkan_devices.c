@@ -190,13 +190,14 @@ static bpdq_executable *compile(bpdq_backend *backend, bpdq_state *state, bpdq_w
 static void decode(bpdq_backend *backend, bpdq_activations activations, float *y) {
   static float qkv[(FILLED + 1) * WIDTH], table[CONTEXT * DIM];
   static int32_t positions[FILLED], sequences[FILLED];
-  const bpdq_tensor_desc tensors[TENSORS] = {{.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = WIDTH},
-                                             {.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = HEADS * DIM},
-                                             {.kind = BPDQ_TENSOR_F32, .rows = CONTEXT, .columns = DIM},
-                                             {BPDQ_TENSOR_KV, CONTEXT, KV_HEADS * DIM, BPDQ_KV_F16, DIM},
-                                             {BPDQ_TENSOR_KV, CONTEXT, KV_HEADS * DIM, BPDQ_KV_F16, DIM},
-                                             {.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = PROJECTED},
-                                             {.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = 5 * HEADS * DIM}};
+  const bpdq_tensor_desc tensors[TENSORS] = {
+      {.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = WIDTH},
+      {.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = HEADS * DIM},
+      {.kind = BPDQ_TENSOR_F32, .rows = CONTEXT, .columns = DIM},
+      {.kind = BPDQ_TENSOR_KV, .rows = CONTEXT, .columns = KV_HEADS * DIM, .kv_type = BPDQ_KV_F16, .head_dim = DIM},
+      {.kind = BPDQ_TENSOR_KV, .rows = CONTEXT, .columns = KV_HEADS * DIM, .kv_type = BPDQ_KV_F16, .head_dim = DIM},
+      {.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = PROJECTED},
+      {.kind = BPDQ_TENSOR_F32, .rows = FILLED, .columns = 5 * HEADS * DIM}};
   bpdq_error error = {0};
   bpdq_state *state = NULL;
   bpdq_weight *weights[2] = {0}, *norm = NULL;

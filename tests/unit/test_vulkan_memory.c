@@ -7,6 +7,8 @@
 
 #include <cmocka.h>
 
+#include "backend/vulkan/vulkan.h"
+#include "model/session.h"
 #include "shape.h"
 #include "vulkan.h"
 
@@ -45,6 +47,21 @@ static void a_model_takes_what_was_estimated(void **unused) {
   bpdq_inspection_free(shape);
 }
 
+/* However small the others are: attention reads the rope table in every layer, and would do so through the bus. */
+static void only_results_live_with_the_host(void **unused) {
+  (void)unused;
+  bpdq_error error = {0};
+  bpdq_model *model = random_model();
+  bpdq_session *session;
+  check(bpdq_session_create(model, &(bpdq_session_options){.context = 16, .sequences = 1}, &session, &error), &error);
+  for (int i = 0; i < TENSOR_FIRST_CACHE; i++) {
+    bool result = i == TENSOR_BEST_VALUE || i == TENSOR_BEST_ID || i == TENSOR_VALUES || i == TENSOR_IDS;
+    assert_int_equal(session->state->tensors[i].buffer.block_kind == VULKAN_MEMORY_READBACK, result);
+  }
+  bpdq_session_free(session);
+  bpdq_model_free(model);
+}
+
 /* Without a cap, and with one that leaves less than the measurement would like. */
 static void a_measurement_leaves_no_peak(void **unused) {
   (void)unused;
@@ -73,6 +90,7 @@ static void a_measurement_leaves_no_peak(void **unused) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_model_takes_what_was_estimated),
+      cmocka_unit_test(only_results_live_with_the_host),
       cmocka_unit_test(a_measurement_leaves_no_peak),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

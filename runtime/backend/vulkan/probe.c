@@ -197,11 +197,12 @@ static void make_attention_question(attention_question *q) {
 /* All rows but the last go to the caches, which the last one attends to. */
 static bpdq_status ask_attention(bpdq_vulkan *vulkan, const attention_question *q, float *answer, bpdq_error *error) {
   const int64_t positions = q->positions, before = positions - 1;
-  bpdq_tensor_desc tensors[T_COUNT] = {[T_QKV] = {.kind = BPDQ_TENSOR_F32, .rows = before, .columns = QKV},
-                                       [T_OUTPUT] = {.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = HEADS * DIM},
-                                       [T_TABLE] = {.kind = BPDQ_TENSOR_F32, .rows = positions, .columns = DIM},
-                                       [T_KEYS] = {BPDQ_TENSOR_KV, positions, DIM, BPDQ_KV_F16, DIM},
-                                       [T_VALUES] = {BPDQ_TENSOR_KV, positions, DIM, BPDQ_KV_F16, DIM}};
+  bpdq_tensor_desc tensors[T_COUNT] = {
+      [T_QKV] = {.kind = BPDQ_TENSOR_F32, .rows = before, .columns = QKV},
+      [T_OUTPUT] = {.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = HEADS * DIM},
+      [T_TABLE] = {.kind = BPDQ_TENSOR_F32, .rows = positions, .columns = DIM},
+      [T_KEYS] = {.kind = BPDQ_TENSOR_KV, .rows = positions, .columns = DIM, .kv_type = BPDQ_KV_F16, .head_dim = DIM},
+      [T_VALUES] = {.kind = BPDQ_TENSOR_KV, .rows = positions, .columns = DIM, .kv_type = BPDQ_KV_F16, .head_dim = DIM}};
   bpdq_op ops[2] = {{.kind = BPDQ_OP_ROPE_CACHE, .name = "the device check"}, {.kind = BPDQ_OP_ATTENTION, .name = "the device check"}};
   ops[0].rope_cache = (bpdq_op_rope_cache){T_QKV, T_TABLE, T_KEYS, T_VALUES, HEADS, 1, DIM, positions, NULL, NULL, 0};
   ops[1].attention = (bpdq_op_attention){T_QKV, T_OUTPUT, T_KEYS, T_VALUES, HEADS, 1, DIM, positions, 1.0f / DIM};

@@ -7,11 +7,6 @@
 
 #define STAGING_BYTES ((uint64_t)4 << 20)
 #define WRITES_BYTES ((uint64_t)1 << 20) /* rows of a few tokens, which wait for the run; a prompt's are transferred */
-/* Tensors this narrow hold results for the host (top-k values and ids): they live in its cached memory, because the host reads device
- * memory through the bus a few bytes at a time. */
-#define RESULT_COLUMNS 192
-#define RESULT_BYTES 65536
-
 /* Bytes of a KV cache: f16 values in pairs, or int8 values in fours followed by one f32 scale per head and position. */
 static bool kv_bytes(const bpdq_tensor_desc *desc, uint64_t *bytes) {
   if (desc->head_dim < 1 || desc->columns % desc->head_dim) return false;
@@ -39,8 +34,8 @@ static bpdq_status create_tensor(bpdq_state *state, size_t index, const bpdq_ten
                      kv ? "a KV cache" : "a tensor", (double)tensor->bytes / 0x1p20, vulkan->context.properties.deviceName,
                      (double)vulkan->context.limits.storage_range / 0x1p20);
   vulkan_memory_kind kind = VULKAN_MEMORY_DEVICE;
-  if (!kv && desc->columns <= RESULT_COLUMNS && tensor->bytes <= RESULT_BYTES)
-    kind = VULKAN_MEMORY_READBACK;
+  if (desc->result)
+    kind = VULKAN_MEMORY_READBACK; /* the host would read device memory through the bus a few bytes at a time */
   else if (!kv && bpdq_vulkan_fits_shared(&vulkan->memory, tensor->bytes))
     kind = VULKAN_MEMORY_SHARED;
   return bpdq_vulkan_allocate(&vulkan->memory, kind, tensor->bytes, kv ? "the KV cache" : "a tensor", &tensor->buffer, error);
