@@ -193,7 +193,7 @@ __device__ __forceinline__ static row_sums row_sum(const bitserial_arguments &a,
 
 /* Whether 64 registers hold DEPTH tiles and their arithmetic, so that two of the largest blocks fit on a multiprocessor. */
 constexpr bool fits_twice(int planes, int group, int slices, int depth) {
-  return depth == 1 ? planes * (256 / group) * slices <= 16 : planes <= 2 && planes * (256 / group) * slices <= 8;
+  return depth == 1 ? planes * (256 / group) * slices <= 24 : planes <= 2 && planes * (256 / group) * slices <= 8;
 }
 
 template <int PLANES, int GROUP, int SLICES, int DEPTH>

@@ -21,6 +21,7 @@ CACHE_BYTES = 128  # per cycle, of shared memory and L1 together
 # Cycles of a multiprocessor for one instruction. Whitepaper: 71 TFLOP/s for f16 with f32 sums and 284 TOPS for int8 are 512 and 2,048
 # operations per cycle. It gives no rate for 1 bit: assumed is eight times that of int8, as the A100's whitepaper has it (4,992 : 624 TOPS).
 TENSOR = {"HMMA.16816.F32": 8, "HMMA.1688.F32": 4, "IMMA.16832.S8.S8": 4, "BMMA.168128.AND.POPC": 2, "BMMA.168256.AND.POPC": 4}
+ONE_BIT_SLOWER = 8  # where that assumption is wrong: the operations of int8
 
 # Assumed: what a plain read reaches of the bandwidth, a launch without dependent launch, the latency of memory, and cycles from one
 # instruction of a warp to the next when nothing else hides them (an H200's profile: docs/benchmarks/log.md).
@@ -42,10 +43,10 @@ def occupancy(registers, shared, threads):
     return Occupancy(blocks, blocks * warps, blocks * warps / WARPS, limit)
 
 
-def tensor_cycles(opcode):
+def tensor_cycles(opcode, one_bit_slower=1):
     if opcode not in TENSOR:
         raise ValueError(f"scripts/sm86/card.py gives no rate for {opcode}")
-    return TENSOR[opcode]
+    return TENSOR[opcode] * (one_bit_slower if opcode.startswith("BMMA") else 1)
 
 
 def limits(memory_bytes, pipes, tensor, moved, longest_warp, waves):

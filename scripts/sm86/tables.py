@@ -146,8 +146,8 @@ that has most to do:
   64. Loads, stores and shuffles: 32 lanes, 128 bytes of shared memory, bank conflicts left out. Conversions and special functions: 16.
   (CUDA C++ Programming Guide, throughput of native arithmetic instructions, 8.6; which instruction takes which pipe:
   `scripts/sm86/sass.py`.)
-- tensor: cycles of a multiprocessor for one instruction: HMMA.16816 with f32 sums 8 (71 TFLOP/s), IMMA.16832 4 (284 TOPS; whitepaper of
-  the GA102), BMMA.168128 2 and BMMA.168256 4. NVIDIA states no 1-bit rate of this card; assumed is eight times the operations of int8, as
+- tensor: cycles of a multiprocessor for one instruction: HMMA.16816 with f32 sums 8 (71 TFLOP/s), HMMA.1688 4, IMMA.16832 4 (284 TOPS;
+  whitepaper of the GA102), BMMA.168128 2 and BMMA.168256 4. NVIDIA states no 1-bit rate of this card; assumed is eight times the operations of int8, as
   on the A100.
 - chain: turns of blocks x (instructions of the longest warp x {chain} cycles + {latency:.1f} µs), what a warp takes when nothing hides
   its latency ({chain} cycles: H200, [log.md](log.md)).
@@ -163,9 +163,9 @@ block in the middle that its loop with most of them has; spills: stack of a thre
 
 def one_bit_risk(rows):
     """What the bit-serial rows would be with 1-bit products at int8's operations per cycle."""
-    slower = [(8 * row.limits.tensor * card.BANDWIDTH / row.launch.bytes, row) for row in pick(rows, "bit-serial")]
+    slower = [(row.tensor_slow * card.BANDWIDTH / row.launch.bytes, row) for row in pick(rows, "bit-serial")]
     worst, over = max(slower, key=lambda each: each[0]), [row for share, row in slower if share > 1]
-    text = f"Were the 1-bit rate only that of int8, an eighth of what is assumed, the tensor column of bit-serial rows would be eight times as large: at most {percent(worst[0])} "
+    text = f"Were the 1-bit rate only that of int8, an eighth of what is assumed, the tensor column of bit-serial rows would be at most {percent(worst[0])} "
     text += f"({worst[1].launch.format}, {worst[1].launch.shape})"
     if not over:
         return text + ", so that bytes would still be the limit.\n"
