@@ -45,6 +45,13 @@ BPDQ_HOST_DEVICE static inline int64_t bpdq_cuda_coefficient(int64_t row, int64_
 /* Index, within one slice of one column tile (64 words), of the word with bit `bit` of the columns 32 * word .. 32 * word + 31. */
 BPDQ_HOST_DEVICE static inline int bpdq_cuda_bit_word(int bit, int word) { return bit * 8 + (word & 3) * 2 + (word >> 2); }
 
+/* Weights of bits 2q and 2q + 1 of a slice of two's complement, as f16: of the product that adds up counts (planes_bitserial.cuh). */
+BPDQ_HOST_DEVICE static inline uint32_t bpdq_cuda_bit_weights(int slice, int slices, int q) {
+  uint32_t low = (uint32_t)(8 * slice + 2 * q + 15) << 10, high = low + (1u << 10);
+  if (slice == slices - 1 && q == 3) high |= 0x8000;
+  return high << 16 | low;
+}
+
 /* Index of element (row, column) of an 8-bit dense matrix: a lane (r, q) reads its 16 columns of a row at once, for two steps of
  * mma.m16n8k32, whose columns are taken in that order. */
 BPDQ_HOST_DEVICE static inline int64_t bpdq_cuda_q8_index(int64_t row, int64_t column, int64_t column_tiles) {

@@ -92,20 +92,13 @@ struct row_tile {
     return make_uint2(__byte_perm(d[0], d[1], 0x5410), __byte_perm(d[2], d[3], 0x5410));
   }
 
-  /* Weights of bits 2q and 2q + 1 of a slice, as f16. */
-  __device__ static uint32_t bit_weights(int slice, int q) {
-    uint32_t low = (uint32_t)(8 * slice + 2 * q + 15) << 10, high = low + (1u << 10);
-    if (slice == SLICES - 1 && q == 3) high |= 0x8000;
-    return high << 16 | low;
-  }
-
   template <bool BF16>
   __device__ void multiply(int lane, row_sums *sums) const {
     int q = lane & 3, column = lane >> 2;
     float counts[PAIRS][4] = {}; /* planes 2i and 2i + 1 of the lane's group: rows r, r, r + 8, r + 8 */
 #pragma unroll
     for (int s = 0; s < SLICES; s++) {
-      uint32_t weights = bit_weights(s, q);
+      uint32_t weights = bpdq_cuda_bit_weights(s, SLICES, q);
 #pragma unroll
       for (int g = 0; g < GROUPS; g++) {
         uint32_t even = column == 2 * g ? weights : 0, odd = column == 2 * g + 1 ? weights : 0;

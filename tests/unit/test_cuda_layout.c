@@ -2,6 +2,7 @@
  * fragments of mma.m16n8k256.b1 and mma.m16n8k16.f16) must be the weight bit and the activation that belong together. */
 #include "../../cuda/layout.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -67,6 +68,39 @@ static void activation_bits_are_b_fragments(void **context) {
         int column = lane / 4, k = lane % 4 * 32 + bit + 128 * i;
         assert_int_equal(words[lane * 2 + i] >> bit & 1, activations[k] >> column & 1);
       }
+}
+
+static double half_to_double(uint32_t half) {
+  int exponent = (int)(half >> 10 & 31);
+  double magnitude = exponent ? ldexp((double)(half & 1023) + 1024, exponent - 25) : ldexp((double)(half & 1023), -24);
+  return half & 0x8000 ? -magnitude : magnitude;
+}
+
+/* PTX ISA: lane (r, q) has columns 2q and 2q + 1 of the sums of m16n8k256, and the same columns of the f16 operand of m16n8k16, whose other
+ * operand holds rows 2q and 2q + 1. A group's counts, as pairs of 16 bits, times the weights are the sum of the numbers whose plane
+ * bits are set, in units of 2^-24: also where all 256 of them are at either end. */
+static void counts_and_weights_give_the_sum(void **context) {
+  (void)context;
+  uint64_t seed = 4;
+  for (int slices = 1; slices <= 2; slices++)
+    for (int round = 0; round < 100; round++) {
+      int limit = 1 << (8 * slices - 1), counts[16] = {0}, expected = 0;
+      for (int k = 0; k < 256; k++) {
+        int x = round < 2 ? (round ? limit - 1 : -limit) : (int)(random_word(&seed) % (2u * (unsigned)limit)) - limit;
+        if (round >= 2 && random_word(&seed) & 1) continue;
+        expected += x;
+        for (int bit = 0; bit < 8 * slices; bit++) counts[bit] += x >> bit & 1;
+      }
+      double sum = 0;
+      for (int slice = 0; slice < slices; slice++)
+        for (int q = 0; q < 4; q++) {
+          uint32_t pair = (uint32_t)counts[8 * slice + 2 * q] | (uint32_t)counts[8 * slice + 2 * q + 1] << 16;
+          uint32_t weights = bpdq_cuda_bit_weights(slice, slices, q);
+          sum +=
+              half_to_double(pair & 0xffff) * half_to_double(weights & 0xffff) + half_to_double(pair >> 16) * half_to_double(weights >> 16);
+        }
+      assert_true(sum == ldexp(expected, -24));
+    }
 }
 
 /* Coefficients of rows r and r + 8 are neighbours, slots follow each other in a group, groups in a row tile; no two share a place. */
@@ -173,13 +207,10 @@ static void byte_order_matches_the_nibbles(void **context) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(planes_are_a_fragments),
-      cmocka_unit_test(activation_bits_are_b_fragments),
-      cmocka_unit_test(coefficients_have_places_of_their_own),
-      cmocka_unit_test(half_order_matches_the_bit_pairs),
-      cmocka_unit_test(caches_have_places_of_their_own),
-      cmocka_unit_test(q8_weights_are_a_fragments),
-      cmocka_unit_test(byte_order_matches_the_nibbles),
+      cmocka_unit_test(planes_are_a_fragments),           cmocka_unit_test(activation_bits_are_b_fragments),
+      cmocka_unit_test(counts_and_weights_give_the_sum),  cmocka_unit_test(coefficients_have_places_of_their_own),
+      cmocka_unit_test(half_order_matches_the_bit_pairs), cmocka_unit_test(caches_have_places_of_their_own),
+      cmocka_unit_test(q8_weights_are_a_fragments),       cmocka_unit_test(byte_order_matches_the_nibbles),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
