@@ -45,6 +45,7 @@ typedef struct vulkan_prepared {
   bpdq_tensor tensor;
   bpdq_transform_kind kind;
   const bpdq_weight *norm;
+  int64_t blocks; /* the layout's (prepared.glsl): products of other groups may have more */
   vulkan_scratch scratch;
   bool valid;
 } vulkan_prepared;

@@ -21,13 +21,19 @@ static vulkan_scratch other_prepared(const vulkan_builder *builder) {
 }
 
 static void note_prepared(vulkan_builder *builder, const bpdq_op_linear *consumer, vulkan_scratch scratch) {
-  builder->prepared = (vulkan_prepared){consumer->input, consumer->transform.kind, consumer->transform.norm, scratch, true};
+  builder->prepared = (vulkan_prepared){.tensor = consumer->input,
+                                        .kind = consumer->transform.kind,
+                                        .norm = consumer->transform.norm,
+                                        .blocks = consumer->weight->blocks,
+                                        .scratch = scratch,
+                                        .valid = true};
 }
 
 static bool is_prepared(const vulkan_builder *builder, const vulkan_product *p) {
   const vulkan_prepared *prepared = &builder->prepared;
   if (p->last && !p->one) return false; /* all rows are prepared or none */
-  return prepared->valid && prepared->tensor == p->op->input && prepared->kind == p->transform && prepared->norm == p->op->transform.norm;
+  return prepared->valid && prepared->tensor == p->op->input && prepared->kind == p->transform && prepared->norm == p->op->transform.norm &&
+         prepared->blocks == p->weight->blocks;
 }
 
 bpdq_status bpdq_vulkan_add_quantize(vulkan_builder *builder, const vulkan_product *p, const char *shader, int64_t blocks, bool wide,
