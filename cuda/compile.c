@@ -359,7 +359,10 @@ bpdq_status cuda_compile(bpdq_backend *base, bpdq_state *state, const bpdq_progr
   if (e) e->mirrored = bpdq_alloc_array(2 * program->count + 1, sizeof *e->mirrored);
   if (e) e->ops = bpdq_alloc_array(program->count + 1, sizeof *e->ops);
   if (!e || !e->mirrored || !e->ops) {
-    if (e) free(e->mirrored);
+    if (e) {
+      free(e->mirrored);
+      free(e->ops);
+    }
     free(e);
     return bpdq_fail(error, BPDQ_ERROR_MEMORY, "cuda: out of host memory for a program");
   }

@@ -27,14 +27,14 @@ void cuda_staging_destroy(cuda_backend *backend) {
 static bpdq_status allocate_slots(cuda_backend *backend, bpdq_error *error) {
   cuda_staging *s = &backend->staging;
   if (s->charged) return BPDQ_OK;
-  void *memory;
-  BPDQ_TRY(cuda_allocate(backend, STAGING_SLOTS * STAGING_SLOT_BYTES, "the upload ring", &memory, &s->charged, error));
-  for (int i = 0; i < STAGING_SLOTS; i++) {
-    s->slots[i].device = (char *)memory + (size_t)i * STAGING_SLOT_BYTES;
+  /* The device's memory last: once it is charged, every slot is whole, and a caller may try again after a failure. */
+  for (int i = 0; i < STAGING_SLOTS; i++)
     if (!s->slots[i].host)
       BPDQ_TRY(
           cuda_check(cudaHostAlloc(&s->slots[i].host, STAGING_SLOT_BYTES, cudaHostAllocDefault), error, "allocating pinned host memory"));
-  }
+  void *memory;
+  BPDQ_TRY(cuda_allocate(backend, STAGING_SLOTS * STAGING_SLOT_BYTES, "the upload ring", &memory, &s->charged, error));
+  for (int i = 0; i < STAGING_SLOTS; i++) s->slots[i].device = (char *)memory + (size_t)i * STAGING_SLOT_BYTES;
   return BPDQ_OK;
 }
 
