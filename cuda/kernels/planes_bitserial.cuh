@@ -4,8 +4,8 @@
  * of an mma's B operand, and a plane of 16 rows x 256 columns is the A operand as stored (layout.h), so one instruction gives
  * popcount(plane row AND bit row) for 16 rows and 8 bits. A lane (r, q) has the counts of bits 2q and 2q + 1 for rows r and r + 8: as pairs
  * of 16 bits they are, as they lie, the A operand of a second mma, on f16, where an integer n in the low bits is n * 2^-24. It weights the
- * bits (the top one counts negative) and adds them up, exactly; the column of its B operand that has the weights chooses the lane that gets
- * the sum: lane q has the two planes' of group q, and only that group's coefficients and scale.
+ * bits (the top one counts negative) and adds them up, exactly. The column of its B operand that has the weights chooses the lane that gets
+ * the sum: lane q gets those of group q, two planes at a time, and needs that group's coefficients and scale only.
  *
  * A block computes 16 outputs: one row tile, whose column tiles its warps share. Weights go straight to registers, DEPTH tiles of a warp at
  * once, and are requested before the kernel waits for its predecessor; with few column tiles the whole row tile is then on its way while

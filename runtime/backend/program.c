@@ -2,6 +2,8 @@
 
 #include "core/status.h"
 
+/* Caches are read only up to a row's own position, so a position past the context or a sequence past the caches is all that could reach
+ * foreign memory. */
 bpdq_status bpdq_check_run(const bpdq_run *run, int64_t max_tokens, int64_t context, int64_t sequences, bpdq_error *error) {
   if (run->tokens < 1 || run->tokens > max_tokens)
     return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "a run of %lld tokens; the program takes 1 to %lld", (long long)run->tokens,

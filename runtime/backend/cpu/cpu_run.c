@@ -36,8 +36,6 @@ static void transform_task(void *context, int64_t row, int thread) {
   cpu_transform_row(job->executable->backend->kernels, &job->op->transform, input, job->op->width, output);
 }
 
-/* Caches are written before they are read only up to a row's own position, so a position past the context or a sequence past the cache
- * is all that could reach foreign memory. */
 bpdq_status cpu_run(bpdq_executable *executable, const bpdq_run *run, bpdq_error *error) {
   BPDQ_TRY(bpdq_check_run(run, executable->max_tokens, executable->context, executable->sequences, error));
   for (size_t i = 0; i < executable->count; i++) {
