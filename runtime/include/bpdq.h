@@ -202,8 +202,9 @@ BPDQ_API void bpdq_inspection_free(bpdq_inspection *inspection); /* NULL is allo
 
 /* ---- text -------------------------------------------------------------------------------------------- */
 
-/* UTF-8 text to token ids. With `special` the ids of added tokens written in the text are produced and the
- * post-processor runs, as the Python library's encode() does by default. *ids is malloc'ed; free with bpdq_free. */
+/* UTF-8 text to token ids, as the Python library's encode() makes them. `special`: the post-processor runs too. Added tokens that are
+ * written in the text (`<|im_end|>`) become their ids either way: mind that in text of others. *ids is malloc'ed; free with
+ * bpdq_free. */
 BPDQ_API bpdq_status bpdq_tokenize(const bpdq_model *model, const char *text, size_t length, bool special, int32_t **ids, size_t *count,
                                    bpdq_error *error);
 
