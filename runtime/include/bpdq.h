@@ -349,8 +349,9 @@ BPDQ_API bpdq_status bpdq_generate(bpdq_session *session, const int32_t *prompt,
                                    const bpdq_sampling *sampling, bpdq_text_callback callback, void *user, bpdq_generation *result,
                                    bpdq_error *error);
 
-/* Asks the running call of this session to stop soon. The only session function that any thread may call at any time;
- * safe in a signal handler. The flag is cleared when the stopped call returns. */
+/* Asks the running call of this session to stop soon, or the next one where none runs or the running one ends by itself
+ * first. The only session function that any thread may call at any time; safe in a signal handler. The flag is cleared
+ * when a call returns BPDQ_ERROR_CANCELLED, in bpdq_generate() also where the callback stopped it. */
 BPDQ_API void bpdq_session_cancel(bpdq_session *session);
 
 #ifdef __cplusplus

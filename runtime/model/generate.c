@@ -130,6 +130,8 @@ bpdq_status bpdq_generate(bpdq_session *session, const int32_t *prompt, size_t c
     status = decode_loop(&g, max_tokens, error);
     g.result->decode_seconds = seconds_since(start);
   }
+  /* A callback may have stopped because of the request that the flag stands for: one stop, one call. */
+  if (status == BPDQ_ERROR_CANCELLED) atomic_store(&session->cancelled, false);
   bpdq_token_stream_free(g.stream);
   return status;
 }

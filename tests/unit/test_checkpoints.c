@@ -220,6 +220,36 @@ static void a_session_refuses_what_does_not_fit(void **state) {
   bpdq_model_free(model);
 }
 
+static bool cancel_and_stop(void *user, int32_t token, const char *text, size_t length) {
+  (void)token, (void)text, (void)length;
+  bpdq_session_cancel(user);
+  return false;
+}
+
+/* The request and the callback's answer may come together, as where Ctrl-C does both: they stop one generation, not the next one too. */
+static void a_cancel_stops_one_generation(void **state) {
+  (void)state;
+  bpdq_model *model;
+  bpdq_session *session;
+  bpdq_generation result;
+  bpdq_error error = {0};
+  bpdq_model_options options = bpdq_model_default_options();
+  options.backend = "cpu";
+  if (bpdq_model_load(BPDQ_SHARED "/vectors/ckpt-qwen2-k2-g64", &options, &model, &error) != BPDQ_OK) fail_msg("%s", error.message);
+  assert_int_equal(bpdq_session_create(model, NULL, &session, &error), BPDQ_OK);
+  static const int32_t prompt[2] = {5, 100};
+  assert_int_equal(bpdq_generate(session, prompt, 2, 4, NULL, cancel_and_stop, session, &result, &error), BPDQ_ERROR_CANCELLED);
+  assert_int_equal(result.generated_tokens, 1);
+  assert_int_equal(bpdq_generate(session, prompt, 2, 1, NULL, NULL, NULL, &result, &error), BPDQ_OK);
+  assert_int_equal(result.generated_tokens, 1);
+  bpdq_session_cancel(session); /* before the call */
+  assert_int_equal(bpdq_generate(session, prompt, 2, 1, NULL, NULL, NULL, &result, &error), BPDQ_ERROR_CANCELLED);
+  assert_int_equal(result.generated_tokens, 0);
+  assert_int_equal(bpdq_generate(session, prompt, 2, 1, NULL, NULL, NULL, &result, &error), BPDQ_OK);
+  bpdq_session_free(session);
+  bpdq_model_free(model);
+}
+
 /* Batches of several sequences give each sequence the logits that it gets alone. */
 static void sequences_are_independent(void **state) {
   (void)state;
@@ -252,6 +282,7 @@ static void sequences_are_independent(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(every_backend_reproduces_the_reference),
-                                     cmocka_unit_test(a_session_refuses_what_does_not_fit), cmocka_unit_test(sequences_are_independent)};
+                                     cmocka_unit_test(a_session_refuses_what_does_not_fit), cmocka_unit_test(a_cancel_stops_one_generation),
+                                     cmocka_unit_test(sequences_are_independent)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
