@@ -38,6 +38,10 @@ int cli_fail_text(const char *format, ...) __attribute__((format(printf, 1, 2)))
  * the error. */
 const bpdq_error *cli_name_context(const bpdq_model *model, int64_t context, bpdq_error *error);
 
+/* Writes to stdout at once; false where it cannot. Where an interrupt ends a wait for a terminal that takes nothing, the rest of the
+ * text is dropped and the result is true: a second attempt would only wait again, and console_interrupted() tells the caller. */
+bool cli_show(const char *text, size_t length);
+
 /* Prints the object to stdout (indented) and frees it; 0, or the exit code where stdout cannot be written. */
 int cli_print_json(json_t *object);
 

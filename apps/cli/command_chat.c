@@ -51,7 +51,7 @@ static bpdq_status answer_last(chat *c, bpdq_error *error) {
       status = error->status = BPDQ_ERROR_MEMORY;
       snprintf(error->message, sizeof error->message, "out of memory for the conversation");
     }
-    if (!c->json && (text || status == BPDQ_OK)) putchar('\n');
+    if (!c->json && (text || status == BPDQ_OK)) cli_show("\n", 1);
     if (status == BPDQ_OK && !c->quiet && line_is_interactive(c->reader)) cli_print_speed(&result);
   }
   free(text);

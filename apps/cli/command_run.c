@@ -58,7 +58,7 @@ static bool collect(printer *p, const char *text, size_t length) {
 static bool on_text(void *user, int32_t token, const char *text, size_t length) {
   printer *p = user;
   if (p->stream) {
-    p->failed |= length && (fwrite(text, 1, length, stdout) != length || fflush(stdout) != 0);
+    p->failed |= length && !cli_show(text, length);
     if (length) p->line_ended = text[length - 1] == '\n';
   } else {
     p->failed |= !collect(p, text, length) || json_array_append_new(p->ids, json_integer(token)) != 0;

@@ -72,6 +72,15 @@ const bpdq_error *cli_name_context(const bpdq_model *model, int64_t context, bpd
   return error;
 }
 
+bool cli_show(const char *text, size_t length) {
+  errno = 0;
+  /* ferror: glibc's fwrite counts a text that ends with a newline as written even where the write behind it failed. */
+  if (fwrite(text, 1, length, stdout) == length && fflush(stdout) == 0 && !ferror(stdout)) return true;
+  if (errno != EINTR || !console_interrupted()) return false;
+  clearerr(stdout);
+  return true;
+}
+
 int cli_print_json(json_t *object) {
   if (!object) return cli_fail_text("out of memory while writing JSON");
   bool written = json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) == 0 && putchar('\n') != EOF;

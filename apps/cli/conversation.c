@@ -92,7 +92,7 @@ static bool on_text(void *user, int32_t token, const char *text, size_t length) 
   memcpy(out->text + out->length, text, length);
   out->length += length;
   out->text[out->length] = 0;
-  if (out->show && length) out->failed |= fwrite(text, 1, length, stdout) != length || fflush(stdout) != 0;
+  if (out->show && length) out->failed |= !cli_show(text, length);
   out->failed |= !remember(out->conversation, token);
   return !out->failed && !console_interrupted();
 }

@@ -100,6 +100,16 @@ class Terminal:
     def send(self, data):
         os.write(self.descriptor, data)
 
+    def processor_time(self):
+        return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]  # the user's and the system's ticks
+
+    def wait_until_idle(self):
+        """Until the program uses no processor time: then it waits for something, as for a terminal that takes no output."""
+        before = None
+        while before != self.processor_time():
+            before = self.processor_time()
+            time.sleep(0.3)
+
     def leave(self):
         """Ctrl-D until the program ends: one that comes before the terminal is raw is the end of a line to the terminal."""
         for _ in range(30):
@@ -147,6 +157,22 @@ def conversation(checks, folder):
     checks.that(terminal.exit_code() == 0, "chat: /exit does not leave with 0")
 
 
+def blocked_output(checks, folder):
+    """Ctrl-C while the answer waits for a terminal that Ctrl-S has stopped: the write fails, and the chat goes on."""
+    terminal = Terminal(folder, "chat", MODEL, "--temp", "0")
+    ready = terminal.wait_for(b"> ")
+    terminal.send(b"Hello\n")
+    asked = terminal.wait_for(b"\n", ready)
+    answered = terminal.wait_for(b" ", asked + 40)
+    terminal.send(b"\x13")
+    terminal.wait_until_idle()
+    terminal.send(b"\x03")
+    again = terminal.wait_for(b"> ", answered)
+    checks.that(min(asked, answered, again) > 0, f"chat does not go on after Ctrl-C on a stopped terminal: {terminal.seen[-300:]!r}")
+    terminal.leave()
+    checks.that(terminal.exit_code() == 0, f"chat: an answer cut on a stopped terminal: {terminal.seen[-300:]!r}")
+
+
 def progress(checks):
     terminal = Terminal(Path("/"), "eval", MODEL, "--text", TEXT, "--ctx", "64")
     checks.that(terminal.wait_for(b"evaluating [") > 0, "no progress bar on a terminal")
@@ -162,6 +188,7 @@ def main():
         commands(checks, folder)
         quantizing(checks, folder)
         conversation(checks, folder)
+        blocked_output(checks, folder)
         progress(checks)
     checks.finish()
 
