@@ -19,8 +19,8 @@ static const option options[] = {
      0, 2147483647, NULL},
 };
 static const option_table table = TABLE_OF("options", options);
-static const option context_options[] = {CLI_CONTEXT_OPTION("what the prompt and -n need, at least\n4096, as far as the model goes"),
-                                         CLI_KV_OPTION};
+static const option context_options[] = {
+    CLI_CONTEXT_OPTION("what the prompt and -n need (-n 0: 4096),\nat least 4096, as far as the model goes"), CLI_KV_OPTION};
 static const option_table context_table = TABLE_OF("context", context_options);
 
 /* What to continue: a text, or the ids that stand for it. */
@@ -66,11 +66,12 @@ static bool on_text(void *user, int32_t token, const char *text, size_t length) 
   return !p->failed && !console_interrupted();
 }
 
-/* Room for the prompt and what is to be generated, as far as the model goes, where --ctx does not say otherwise. */
+/* Room for the prompt and what is to be generated (0: a text of any length), as far as the model goes, where --ctx does not say
+ * otherwise. */
 static int64_t context_for(const bpdq_model *model, size_t prompt_tokens, int64_t new_tokens) {
   bpdq_model_info info;
   bpdq_model_get_info(model, &info);
-  int64_t wanted = (int64_t)prompt_tokens + new_tokens;
+  int64_t wanted = (int64_t)prompt_tokens + (new_tokens ? new_tokens : DEFAULT_CONTEXT);
   if (wanted < DEFAULT_CONTEXT) wanted = DEFAULT_CONTEXT;
   return wanted < info.context_length ? wanted : info.context_length;
 }

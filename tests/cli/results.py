@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -138,6 +139,17 @@ def generation(checks, path):
     checks.that(plain.returncode == 0 and plain.stderr == b"" and plain.stdout.count(b"\n") >= 2, f"chat: {plain}")
 
 
+def room(checks, path, folder):
+    """-n 0 leaves room behind a prompt that is longer than the usual context, as far as the model goes."""
+    copy = folder / "long-context"
+    shutil.copytree(path, copy, copy_function=shutil.copyfile)
+    copy.chmod(0o755)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4300}))
+    run = checks.json(bpdq("run", copy, "--ids", ",".join(["7"] * 4200), "-n", "0", "--temp", "0", "--json"), "generated_tokens", "end_of_text")
+    checks.that(run.get("generated_tokens") == 101 and not run.get("end_of_text"), f"-n 0 behind a long prompt: {run.get('generated_tokens')} tokens")
+
+
 def reports(checks, path):
     devices = checks.json(bpdq("devices", "--json"), "devices")
     cpu = [device for device in devices.get("devices", []) if device["backend"] == "cpu"]
@@ -203,6 +215,7 @@ def main():
         evaluation(checks, CHECKPOINTS[0], folder)
         divergence(checks, MODEL, folder)
         generation(checks, MODEL)
+        room(checks, CHECKPOINTS[0], folder)
         reports(checks, CHECKPOINTS[0])
         operations(checks)
         layer(checks, folder)
