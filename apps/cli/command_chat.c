@@ -90,7 +90,7 @@ static int print_conversation(const conversation *talk) {
   for (size_t i = 0; i < talk->count; i++)
     json_array_append_new(messages, json_pack("{ss so}", "role", talk->messages[i].role, "content",
                                               cli_json_text(talk->messages[i].content, strlen(talk->messages[i].content))));
-  return cli_print_json(json_pack("{so}", "messages", messages));
+  return cli_print_json(json_pack("{so sI}", "messages", messages, "forgotten_messages", (json_int_t)talk->forgotten));
 }
 
 static int converse(chat *c) {
@@ -169,7 +169,8 @@ const command command_chat = {
     .details =
         "Lines are messages, edited with the arrow keys and kept in a history; /reset forgets the conversation, /exit or Ctrl-D leaves,\n"
         "/help lists these, and Ctrl-C stops an answer. Where stdin is no terminal, each of its lines is a message. Once the context is\n"
-        "full, the oldest turns are forgotten.",
+        "full, the oldest turns are forgotten. With --json the conversation is printed at its end: the messages that are left and, as\n"
+        "forgotten_messages, how many are not.",
     .examples =
         "bpdq chat Qwen2.5-7B-k2\n"
         "bpdq chat Qwen2.5-7B-k2 --system \"Answer in one sentence.\" --temp 0.3\n"

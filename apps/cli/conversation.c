@@ -34,6 +34,7 @@ static size_t first_turn(const conversation *c) { return c->count && strcmp(c->m
 void conversation_clear(conversation *c, bool keep_system) {
   size_t first = keep_system ? first_turn(c) : 0;
   while (c->count > first) conversation_drop_last(c);
+  c->forgotten = 0;
 }
 
 void conversation_free(conversation *c) {
@@ -56,6 +57,7 @@ bpdq_status conversation_tokens(conversation *c, int32_t **ids, size_t *count, i
     *ids = NULL;
     remove_at(c, first);
     remove_at(c, first);
+    c->forgotten += 2;
   }
 }
 

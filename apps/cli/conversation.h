@@ -9,7 +9,8 @@ typedef struct conversation {
   bpdq_session *session;
   bpdq_chat_message *messages; /* roles are literals; contents are owned */
   size_t count, capacity;
-  int32_t *cached; /* ids in the KV cache */
+  size_t forgotten; /* messages that conversation_tokens has dropped since the conversation began */
+  int32_t *cached;  /* ids in the KV cache */
   size_t cached_count, cached_capacity;
 } conversation;
 

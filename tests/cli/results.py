@@ -126,9 +126,16 @@ def generation(checks, path):
     quiet = bpdq(*sampled, "--seed", "5", "--quiet")
     checks.that(quiet.stderr == b"" and quiet.stdout == first.stdout, f"--quiet: {quiet.stderr}")
     lines = "Hello\n\nAnd then?\n/reset\nHello\n"
-    talk = checks.json(bpdq("chat", MODEL, "--temp", "0", "-n", "8", "--json", "-q", stdin=lines), "messages")
+    talk = checks.json(bpdq("chat", MODEL, "--temp", "0", "-n", "8", "--json", "-q", stdin=lines), "messages", "forgotten_messages")
     roles = [message["role"] for message in talk.get("messages", [])]
     checks.that(roles == ["user", "assistant"], f"/reset keeps {roles}")
+    checks.that(talk.get("forgotten_messages") == 0, f"a short chat forgets {talk.get('forgotten_messages')} messages")
+    crowded = ["chat", MODEL, "--temp", "0", "-n", "8", "--ctx", "64", "--json", "-q"]
+    talk = checks.json(bpdq(*crowded, stdin="Hello\n" * 6), "messages", "forgotten_messages")
+    left, forgotten = len(talk.get("messages", [])), talk.get("forgotten_messages", 0)
+    checks.that(0 < left < 12 and left + forgotten == 12, f"a chat in a small context: {left} messages left, {forgotten} forgotten")
+    talk = checks.json(bpdq(*crowded, stdin="Hello\n" * 6 + "/reset\nHello\n"), "messages", "forgotten_messages")
+    checks.that(talk.get("forgotten_messages") == 0, f"/reset keeps {talk.get('forgotten_messages')} forgotten messages")
     # The second answer comes from a KV cache that is partly reused; a fresh one must give the same.
     talk = checks.json(bpdq("chat", MODEL, "--temp", "0", "-n", "8", "--json", "-q", stdin="Hello\nAnd then?\n"), "messages")["messages"]
     frames = "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in talk[:3]) + "<|im_start|>assistant\n"
