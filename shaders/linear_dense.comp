@@ -9,6 +9,7 @@ layout(constant_id = 1) const uint LANES = 32;
 layout(constant_id = 2) const uint REPEAT = 4; // rows per thread
 layout(constant_id = 3) const uint NUMBER = 2;
 layout(constant_id = 4) const uint TRANSFORM = 0;
+layout(constant_id = 5) const uint CHUNK = 256; // 16-byte words of a row per step
 #include "run.glsl"
 layout(set = 0, binding = 1) readonly buffer Matrix { uvec4 matrix[]; };
 layout(set = 0, binding = 2) readonly buffer Scales { uint scales[]; }; // INT8: repack_head.comp
@@ -18,7 +19,6 @@ layout(set = 0, binding = 5) readonly buffer Bias { float bias[]; };
 layout(set = 0, binding = 6) buffer Output { float y[]; };
 const uint NUMBER_F32 = 0, NUMBER_BF16 = 2, NUMBER_INT8 = 3;
 const uint WIDTH = NUMBER == NUMBER_F32 ? 4 : NUMBER == NUMBER_INT8 ? 16 : 8; // values in 16 bytes
-const uint CHUNK = 256;       // 16-byte words of a row per step
 const uint QUADS = WIDTH / 4; // inputs of 16 bytes, by four
 shared float reduction[REPEAT * THREADS];
 shared vec4 chunk[QUADS * CHUNK]; // [QUADS][CHUNK]: neighbouring threads read neighbouring banks

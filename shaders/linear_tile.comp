@@ -7,6 +7,7 @@ layout(constant_id = 0) const uint THREADS = 256;
 layout(constant_id = 1) const uint PLANES = 2;
 layout(constant_id = 2) const uint GROUP = 64;
 layout(constant_id = 3) const uint NUMBER = 2;
+layout(constant_id = 4) const uint PADDING = 4; // spreads a column's stores over the banks; 0 where shared memory is short
 #include "run.glsl"
 #ifdef WEIGHT_PLANES
 layout(set = 0, binding = 1) readonly buffer Matrix { uint matrix[]; };
@@ -21,7 +22,7 @@ layout(set = 0, binding = 6) buffer Output { float y[]; };
 #include "planes.glsl"
 const uint TILE = 64;  // rows and tokens
 const uint DEPTH = 32; // columns per step
-const uint STRIDE = TILE + 4; // spreads a column's stores over the banks
+const uint STRIDE = TILE + PADDING;
 shared float weights[DEPTH * STRIDE];
 shared float inputs[DEPTH * STRIDE];
 

@@ -242,6 +242,10 @@ static void heads(suite *s) {
                        .activations = all_activations[1 + index % 2]};
       run_linear(s, &c, 9900 + (uint64_t)index);
     }
+  /* Long enough for several steps through shared memory. */
+  linear_case exact = {BPDQ_WEIGHT_DENSE,   {70},  2208,  2,     64,   BPDQ_BF16, 2, 2,
+                       BPDQ_TRANSFORM_NONE, false, false, false, true, 0,         0, BPDQ_ACTIVATIONS_F32};
+  run_linear(s, &exact, 9999);
 }
 
 /* Real shapes: long K, many rows, and a batch that fills a prefill tile. */

@@ -5,15 +5,18 @@
 #define VECTOR_THREADS 256
 #define LUT_ROWS 64
 #define DENSE_LANES 32
-#define DENSE_REPEAT 2 /* rows per thread */
-#define HEAD_REPEAT 8  /* of matrices with so many rows that work groups need not be many */
+#define DENSE_REPEAT 2  /* rows per thread */
+#define DENSE_CHUNK 256 /* 16-byte words of a row per step, half as many where shared memory is short */
+#define HEAD_REPEAT 8   /* of matrices with so many rows that work groups need not be many */
 #define HEAD_ROWS 32768
 #define INT8_HEAD_REPEAT 2 /* linear_head.comp */
 #define INT8_HEAD_THREADS 512
 #define INT8_HEAD_GROUPS 2 /* on a multiprocessor at once */
 #define INT8_HEAD_BATCH 8  /* linear_head_batch.comp */
 #define INT8_HEAD_BATCH_REPEAT 4
-#define TILE 64             /* rows and tokens of linear_tile.comp */
+#define TILE 64 /* rows and tokens of linear_tile.comp */
+#define TILE_DEPTH 32
+#define TILE_PADDING 4
 #define MATRIX_TILE 128     /* rows and tokens of linear_matrix.comp */
 #define MATRIX_FEW 16       /* tokens of its other build */
 #define MATRIX_FEW_GROUPS 2 /* on a multiprocessor at once */
@@ -92,13 +95,21 @@ static bpdq_status add_lut(vulkan_builder *builder, const vulkan_product *p, bpd
   return BPDQ_OK;
 }
 
+/* What linear_dense.comp declares beside its sums is a vec4 for each four inputs of a step. */
+static uint32_t dense_chunk(const vulkan_limits *limits, uint32_t number, uint32_t repeat) {
+  uint32_t quads = number == VULKAN_NUMBER_INT8 ? 4 : number == VULKAN_NUMBER_F32 ? 1 : 2;
+  bool fits = VECTOR_THREADS * repeat * 4 + DENSE_CHUNK * quads * 16 <= limits->shared_bytes;
+  return fits ? DENSE_CHUNK : DENSE_CHUNK / 2;
+}
+
 static bpdq_status add_dense_vector(vulkan_builder *builder, const vulkan_product *p, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
   uint32_t repeat = weight->rows >= HEAD_ROWS ? HEAD_REPEAT : DENSE_REPEAT;
-  const uint32_t constants[] = {VECTOR_THREADS, DENSE_LANES, repeat, weight->number, p->transform};
+  uint32_t chunk = dense_chunk(&builder->vulkan->context.limits, weight->number, repeat);
+  const uint32_t constants[] = {VECTOR_THREADS, DENSE_LANES, repeat, weight->number, p->transform, chunk};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
-    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "linear_dense", constants, 5, error));
+    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, "linear_dense", constants, 6, error));
     bpdq_vulkan_bind_product(&dispatch, p, &weight->pieces[i], p->input->desc.columns);
     bpdq_vulkan_read(&dispatch, 3, bpdq_vulkan_whole(&p->input->buffer));
     bpdq_vulkan_read(&dispatch, 4, p->norm);
@@ -165,10 +176,12 @@ static bpdq_status add_tile(vulkan_builder *builder, const vulkan_product *p, bp
   const bpdq_weight *weight = p->weight;
   bool planes = weight->kind == BPDQ_WEIGHT_PLANES, transformed = p->transform != BPDQ_TRANSFORM_NONE;
   if (transformed) BPDQ_TRY(bpdq_vulkan_add_transform_f32(builder, &p->op->transform, p->op->input, weight->columns, error));
-  const uint32_t constants[] = {TILE * 4, planes ? (uint32_t)weight->planes : 1, planes ? (uint32_t)weight->group : 64, weight->number};
+  bool padded = 2 * TILE_DEPTH * (TILE + TILE_PADDING) * 4 <= builder->vulkan->context.limits.shared_bytes;
+  const uint32_t constants[] = {TILE * 4, planes ? (uint32_t)weight->planes : 1, planes ? (uint32_t)weight->group : 64, weight->number,
+                                padded ? TILE_PADDING : 0};
   for (int i = 0; i < weight->piece_count; i++) {
     vulkan_dispatch dispatch;
-    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, planes ? "tile_planes" : "tile_dense", constants, 4, error));
+    BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, planes ? "tile_planes" : "tile_dense", constants, 5, error));
     bpdq_vulkan_bind_product(&dispatch, p, &weight->pieces[i], transformed ? weight->columns : p->input->desc.columns);
     if (transformed)
       bpdq_vulkan_read_scratch(&dispatch, 3, VULKAN_SCRATCH_TRANSFORMED);

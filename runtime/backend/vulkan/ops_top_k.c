@@ -4,12 +4,23 @@
 
 #define THREADS 256
 #define MANY_THREADS 1024 /* one comparison per thread and step of the sort */
-#define SEGMENT 2048
+#define SEGMENT 2048      /* half as many where shared memory is short */
 
 typedef struct level {
   uint32_t number, count, segments, first_segments; /* first_segments: of level 0 */
+  uint32_t threads, segment;                        /* of all levels: of a work group, and elements that it takes */
   bool final;
 } level;
+
+/* The work groups of all levels. */
+static level start_levels(const vulkan_context *context, const bpdq_op_top_k *op) {
+  bool many = op->k > 1 && context->limits.group_threads >= MANY_THREADS && !context->is_cpu;
+  level at = {.count = (uint32_t)op->vocab, .threads = many ? MANY_THREADS : THREADS};
+  uint32_t declared = SEGMENT * 8 + at.threads * 4 + (op->k == 1 ? at.threads : 1) * 8; /* by top_k.comp: items, sums, winners */
+  at.segment = declared <= context->limits.shared_bytes ? SEGMENT : SEGMENT / 2;
+  at.first_segments = (uint32_t)bpdq_ceil_div(at.count, at.segment);
+  return at;
+}
 
 static bpdq_status add_level(vulkan_builder *builder, const bpdq_op_top_k *op, const level *at, const vulkan_tensor *logits,
                              const vulkan_tensor *values, const vulkan_tensor *ids, bpdq_error *error) {
@@ -18,8 +29,7 @@ static bpdq_status add_level(vulkan_builder *builder, const bpdq_op_top_k *op, c
   vulkan_scratch to = at->number % 2 ? VULKAN_SCRATCH_CANDIDATES_B : VULKAN_SCRATCH_CANDIDATES_A;
   vulkan_dispatch dispatch;
   const vulkan_context *context = &builder->vulkan->context;
-  bool many = op->k > 1 && context->limits.group_threads >= MANY_THREADS && !context->is_cpu;
-  const uint32_t constants[] = {many ? MANY_THREADS : THREADS, SEGMENT, op->k == 1};
+  const uint32_t constants[] = {at->threads, at->segment, op->k == 1};
   BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, context->features.subgroup ? "top_k_subgroup" : "top_k", constants, 3, error));
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
   bpdq_vulkan_read(&dispatch, 1, bpdq_vulkan_whole(&logits->buffer));
@@ -51,10 +61,9 @@ bpdq_status bpdq_vulkan_add_top_k(vulkan_builder *builder, const bpdq_op_top_k *
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->logits, BPDQ_TENSOR_F32, rows, op->vocab, &logits, error));
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->values, BPDQ_TENSOR_F32, rows, op->k + 1, &values, error));
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->ids, BPDQ_TENSOR_I32, rows, op->k, &ids, error));
-  level at = {.count = (uint32_t)op->vocab};
-  at.first_segments = (uint32_t)bpdq_ceil_div((uint64_t)op->vocab, SEGMENT);
+  level at = start_levels(&builder->vulkan->context, op);
   do {
-    at.segments = (uint32_t)bpdq_ceil_div(at.count, SEGMENT);
+    at.segments = (uint32_t)bpdq_ceil_div(at.count, at.segment);
     at.final = at.segments == 1;
     BPDQ_TRY(add_level(builder, op, &at, logits, values, ids, error));
     at.count = at.segments * (uint32_t)op->k;
