@@ -45,16 +45,14 @@ static bpdq_status check_linear(const bpdq_state *state, const bpdq_op *op, int6
 }
 
 static bpdq_status check_heads(const bpdq_state *state, const bpdq_op *op, bpdq_tensor qkv, bpdq_tensor keys, bpdq_tensor values,
-                               int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t max_tokens, bpdq_error *error) {
+                               int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t context, int64_t max_tokens, bpdq_error *error) {
   if (heads < 1 || kv_heads < 1 || heads > 4096 || heads % kv_heads || head_dim < 2 || head_dim % 2 || head_dim > 256)
     return bpdq_fail(error, BPDQ_ERROR_UNSUPPORTED, "cuda: operation %s: %lld heads over %lld of %lld (even, at most 256)", op->name,
                      (long long)heads, (long long)kv_heads, (long long)head_dim);
-  const cuda_tensor *k = tensor_of(state, keys, BPDQ_TENSOR_KV), *v = tensor_of(state, values, BPDQ_TENSOR_KV);
   if (!has_shape(tensor_of(state, qkv, BPDQ_TENSOR_F32), max_tokens, (heads + 2 * kv_heads) * head_dim))
     return refuse(error, op, "q, k and v do not fit");
-  bool fits = has_shape(k, 1, kv_heads * head_dim) && has_shape(v, k->desc.rows, kv_heads * head_dim) && k->desc.head_dim == head_dim &&
-              v->desc.head_dim == head_dim && v->desc.rows == k->desc.rows && v->desc.kv_type == k->desc.kv_type;
-  return fits ? BPDQ_OK : refuse(error, op, "the caches do not fit");
+  const cuda_tensor *k = tensor_of(state, keys, BPDQ_TENSOR_KV), *v = tensor_of(state, values, BPDQ_TENSOR_KV);
+  return bpdq_check_caches(op->name, k ? &k->desc : NULL, v ? &v->desc : NULL, kv_heads, head_dim, context, error);
 }
 
 static bool is_norm(const bpdq_weight *weight, int64_t width) {
@@ -73,14 +71,14 @@ static bpdq_status check_op(const bpdq_state *state, const bpdq_op *op, int64_t 
       return check_linear(state, op, max_tokens, error);
     case BPDQ_OP_ROPE_CACHE: {
       const bpdq_op_rope_cache *r = &op->rope_cache;
-      BPDQ_TRY(check_heads(state, op, r->qkv, r->k_cache, r->v_cache, r->heads, r->kv_heads, r->head_dim, max_tokens, error));
+      BPDQ_TRY(check_heads(state, op, r->qkv, r->k_cache, r->v_cache, r->heads, r->kv_heads, r->head_dim, r->context, max_tokens, error));
       bool fits = has_shape(tensor_of(state, r->rope_table, BPDQ_TENSOR_F32), r->context, r->head_dim) && is_norm(r->q_norm, r->head_dim) &&
                   is_norm(r->k_norm, r->head_dim);
       return fits ? BPDQ_OK : refuse(error, op, "the table or the norms do not fit");
     }
     case BPDQ_OP_ATTENTION: {
       const bpdq_op_attention *a = &op->attention;
-      BPDQ_TRY(check_heads(state, op, a->qkv, a->k_cache, a->v_cache, a->heads, a->kv_heads, a->head_dim, max_tokens, error));
+      BPDQ_TRY(check_heads(state, op, a->qkv, a->k_cache, a->v_cache, a->heads, a->kv_heads, a->head_dim, a->context, max_tokens, error));
       bool fits = has_shape(tensor_of(state, a->output, BPDQ_TENSOR_F32), max_tokens, a->heads * a->head_dim) && a->output != a->qkv;
       return fits ? BPDQ_OK : refuse(error, op, "the output does not fit");
     }

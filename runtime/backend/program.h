@@ -124,6 +124,12 @@ typedef struct bpdq_program {
   bpdq_activations activations; /* F32, 16 or 8 (resolved, never DEFAULT): of the inputs of bit-plane products */
 } bpdq_program;
 
+/* What every backend asks of the caches of an operation when it compiles it: two, of whole sequences of `context` positions each, as many
+ * in both, of one type, and with `kv_heads` heads of `head_dim` values. `keys` and `values` are NULL where there is no such cache.
+ * BPDQ_ERROR_UNSUPPORTED names the operation. */
+bpdq_status bpdq_check_caches(const char *operation, const bpdq_tensor_desc *keys, const bpdq_tensor_desc *values, int64_t kv_heads,
+                              int64_t head_dim, int64_t context, bpdq_error *error);
+
 /* The scalars of one run. Rows of one sequence are consecutive, and so are their positions. */
 typedef struct bpdq_run {
   int64_t tokens;           /* 1..max_tokens */

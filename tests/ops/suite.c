@@ -133,6 +133,7 @@ static void test_backend(suite *s, const bpdq_backend_registration *registration
   suite_attention(s);
   suite_layers(s);
   suite_top_k(s);
+  suite_programs(s);
   suite_section(s, NULL);
   uint64_t current = 0, peak = 0;
   s->backend->memory(s->backend, &current, &peak);

@@ -50,5 +50,6 @@ void suite_linear(suite *s);
 void suite_attention(suite *s);
 void suite_layers(suite *s);
 void suite_top_k(suite *s);
+void suite_programs(suite *s);
 
 #endif

@@ -60,14 +60,10 @@ static bool sane_heads(int64_t heads, int64_t kv_heads, int64_t head_dim) {
          head_dim <= 1024;
 }
 
-/* Both caches hold the same whole sequences of `context` positions; remembers the limits that a run must respect. */
+/* Also remembers the limits that a run must respect. */
 static bpdq_status check_caches(const checker *c, bpdq_tensor k, bpdq_tensor v, int64_t kv_heads, int64_t head_dim, int64_t context) {
   const bpdq_tensor_desc *keys = tensor_of(c, k, BPDQ_TENSOR_KV), *values = tensor_of(c, v, BPDQ_TENSOR_KV);
-  if (!keys || !values || k == v) return refuse(c, "it needs a key and a value cache");
-  if (context < 1 || keys->rows % context || keys->rows != values->rows) return refuse(c, "its caches do not hold whole sequences");
-  if (keys->head_dim != head_dim || values->head_dim != head_dim || keys->columns != kv_heads * head_dim ||
-      values->columns != kv_heads * head_dim || keys->kv_type != values->kv_type)
-    return refuse(c, "its caches have another shape");
+  BPDQ_TRY(bpdq_check_caches(c->name, keys, values, kv_heads, head_dim, context, c->error));
   int64_t sequences = keys->rows / context;
   bpdq_executable *e = c->executable;
   if (!e->context || context < e->context) e->context = context;
