@@ -10,14 +10,16 @@
 #define CONTEXT 32
 #define SEQUENCES 2
 
-enum { QKV, OUTPUT, TABLE, KEYS, VALUES, TENSORS };
+enum { QKV, OUTPUT, TABLE, KEYS, VALUES, BYTES, SHORT, TENSORS };
 
 static const bpdq_tensor_desc tensors[TENSORS] = {
     [QKV] = {.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = (HEADS + 2 * KV_HEADS) * DIM},
     [OUTPUT] = {.kind = BPDQ_TENSOR_F32, .rows = 1, .columns = HEADS * DIM},
     [TABLE] = {.kind = BPDQ_TENSOR_F32, .rows = CONTEXT, .columns = DIM},
     [KEYS] = {.kind = BPDQ_TENSOR_KV, .rows = SEQUENCES * CONTEXT, .columns = KV_HEADS * DIM, .kv_type = BPDQ_KV_F16, .head_dim = DIM},
-    [VALUES] = {.kind = BPDQ_TENSOR_KV, .rows = SEQUENCES * CONTEXT, .columns = KV_HEADS * DIM, .kv_type = BPDQ_KV_F16, .head_dim = DIM}};
+    [VALUES] = {.kind = BPDQ_TENSOR_KV, .rows = SEQUENCES * CONTEXT, .columns = KV_HEADS * DIM, .kv_type = BPDQ_KV_F16, .head_dim = DIM},
+    [BYTES] = {.kind = BPDQ_TENSOR_KV, .rows = SEQUENCES * CONTEXT, .columns = KV_HEADS * DIM, .kv_type = BPDQ_KV_Q8, .head_dim = DIM},
+    [SHORT] = {.kind = BPDQ_TENSOR_KV, .rows = CONTEXT, .columns = KV_HEADS * DIM, .kv_type = BPDQ_KV_F16, .head_dim = DIM}};
 
 typedef struct caches_case {
   const char *name;
@@ -45,7 +47,12 @@ static void try_caches(suite *s, bpdq_state *state, const caches_case *c, bpdq_s
 
 void suite_programs(suite *s) {
   static const caches_case good = {"programs: good caches", VALUES, CONTEXT};
-  static const caches_case broken[] = {{"programs: no context", VALUES, 0}, {"programs: a negative context", VALUES, -CONTEXT}};
+  static const caches_case broken[] = {{"programs: no context", VALUES, 0},
+                                       {"programs: a negative context", VALUES, -CONTEXT},
+                                       {"programs: no whole sequences", VALUES, CONTEXT - 2},
+                                       {"programs: values of another type", BYTES, CONTEXT},
+                                       {"programs: values of fewer rows", SHORT, CONTEXT},
+                                       {"programs: keys and values in one place", KEYS, CONTEXT}};
   suite_section(s, "programs");
   if (!suite_wants(s, "programs")) return;
   bpdq_state *state = NULL;

@@ -30,19 +30,18 @@
 /* The shape that both operations share. */
 static bpdq_status check_shape(const vulkan_builder *builder, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t context,
                                bpdq_error *error) {
-  if (heads < 1 || kv_heads < 1 || heads % kv_heads || heads > 65535 || context < 1 || context > INT32_MAX)
+  if (heads < 1 || kv_heads < 1 || heads % kv_heads || heads > 65535 || context > INT32_MAX)
     return bpdq_vulkan_unsupported(builder, "impossible head counts or context", error);
   if (head_dim < 8 || head_dim > 256 || head_dim % 8)
     return bpdq_vulkan_unsupported(builder, "head_dim must be a multiple of 8 and at most 256", error);
   return BPDQ_OK;
 }
 
-static bpdq_status find_cache(const vulkan_builder *builder, bpdq_tensor index, int64_t kv_heads, int64_t head_dim, int64_t context,
-                              const vulkan_tensor **cache, bpdq_error *error) {
-  BPDQ_TRY(bpdq_vulkan_operand(builder, index, BPDQ_TENSOR_KV, context, kv_heads * head_dim, cache, error));
-  if ((*cache)->desc.columns != kv_heads * head_dim || (*cache)->desc.head_dim != head_dim)
-    return bpdq_fail(error, BPDQ_ERROR_INTERNAL, "vulkan: operation %s: the cache has another shape", builder->op->name);
-  return BPDQ_OK;
+static bpdq_status find_caches(const vulkan_builder *builder, bpdq_tensor k, bpdq_tensor v, int64_t kv_heads, int64_t head_dim,
+                               int64_t context, const vulkan_tensor **keys, const vulkan_tensor **values, bpdq_error *error) {
+  BPDQ_TRY(bpdq_vulkan_operand(builder, k, BPDQ_TENSOR_KV, context, kv_heads * head_dim, keys, error));
+  BPDQ_TRY(bpdq_vulkan_operand(builder, v, BPDQ_TENSOR_KV, context, kv_heads * head_dim, values, error));
+  return bpdq_check_caches(builder->op->name, &(*keys)->desc, &(*values)->desc, kv_heads, head_dim, context, error);
 }
 
 /* Words before the scales of a q8 cache. */
@@ -59,8 +58,7 @@ bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_ro
   BPDQ_TRY(check_shape(builder, op->heads, op->kv_heads, op->head_dim, op->context, error));
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->qkv, BPDQ_TENSOR_F32, tokens, width, &qkv, error));
   BPDQ_TRY(find_table(builder, op, &table, error));
-  BPDQ_TRY(find_cache(builder, op->k_cache, op->kv_heads, op->head_dim, op->context, &keys, error));
-  BPDQ_TRY(find_cache(builder, op->v_cache, op->kv_heads, op->head_dim, op->context, &values, error));
+  BPDQ_TRY(find_caches(builder, op->k_cache, op->v_cache, op->kv_heads, op->head_dim, op->context, &keys, &values, error));
   if (!op->q_norm != !op->k_norm) return bpdq_vulkan_unsupported(builder, "one of q_norm and k_norm alone", error);
   vulkan_dispatch dispatch;
   const uint32_t constants[] = {ROPE_THREADS, (uint32_t)op->head_dim, keys->desc.kv_type == BPDQ_KV_Q8, op->q_norm != NULL};
@@ -170,8 +168,7 @@ static bpdq_status plan_attention(vulkan_builder *builder, const bpdq_op_attenti
   BPDQ_TRY(check_shape(builder, op->heads, op->kv_heads, op->head_dim, op->context, error));
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->qkv, BPDQ_TENSOR_F32, tokens, op->heads * op->head_dim, &plan->qkv, error));
   BPDQ_TRY(bpdq_vulkan_operand(builder, op->output, BPDQ_TENSOR_F32, tokens, op->heads * op->head_dim, &plan->output, error));
-  BPDQ_TRY(find_cache(builder, op->k_cache, op->kv_heads, op->head_dim, op->context, &plan->keys, error));
-  BPDQ_TRY(find_cache(builder, op->v_cache, op->kv_heads, op->head_dim, op->context, &plan->values, error));
+  BPDQ_TRY(find_caches(builder, op->k_cache, op->v_cache, op->kv_heads, op->head_dim, op->context, &plan->keys, &plan->values, error));
   cut_rows(builder, op, plan);
   return BPDQ_OK;
 }
