@@ -134,7 +134,7 @@ bpdq_status bpdq_check_caches(const char *operation, const bpdq_tensor_desc *key
 typedef struct bpdq_run {
   int64_t tokens;           /* 1..max_tokens */
   const int32_t *positions; /* [tokens], each below the context */
-  const int32_t *sequences; /* [tokens], which sequence's cache a row uses */
+  const int32_t *sequences; /* [tokens], which sequence's cache a row uses; both may be NULL where a program has no caches */
 } bpdq_run;
 
 /* What every backend asks of a run before it touches memory: 1..max_tokens rows and, where the program has caches of `sequences` times

@@ -1,4 +1,4 @@
-/* Programs that the Vulkan backend refuses: its shaders check nothing. */
+/* Programs that the Vulkan backend refuses, as its shaders check nothing, and one that needs no places of a run. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -54,7 +54,28 @@ static void refuses_caches_that_differ(void **unused) {
   backend->destroy(backend);
 }
 
+static void runs_without_places(void **unused) {
+  (void)unused;
+  bpdq_backend *backend = first_vulkan_device();
+  bpdq_state *state = NULL;
+  bpdq_executable *executable = NULL;
+  bpdq_error error = {0};
+  float row[3 * HEADS * DIM], got[HEADS * DIM];
+  for (int i = 0; i < 3 * HEADS * DIM; i++) row[i] = (float)i;
+  check(backend->state_create(backend, tensors, TENSORS, &state, &error), &error);
+  bpdq_op op = {.kind = BPDQ_OP_TRANSFORM, .name = "copy", .transform = {QKV, OUTPUT, {BPDQ_TRANSFORM_NONE, NULL, 0}, HEADS * DIM}};
+  bpdq_program program = {&op, 1, 1, BPDQ_ACTIVATIONS_F32};
+  check(backend->compile(backend, state, &program, &executable, &error), &error);
+  check(backend->tensor_write(state, QKV, 0, 3 * HEADS * DIM, row, &error), &error);
+  check(backend->run(executable, &(bpdq_run){.tokens = 1}, &error), &error);
+  check(backend->tensor_read(state, OUTPUT, 0, HEADS * DIM, got, &error), &error);
+  assert_memory_equal(got, row, sizeof got);
+  backend->executable_destroy(backend, executable);
+  backend->state_destroy(backend, state);
+  backend->destroy(backend);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(refuses_caches_that_differ)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(refuses_caches_that_differ), cmocka_unit_test(runs_without_places)};
   return cmocka_run_group_tests_name("vulkan programs", tests, NULL, NULL);
 }

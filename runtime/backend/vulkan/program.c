@@ -273,8 +273,8 @@ bpdq_status bpdq_vulkan_run(bpdq_executable *executable, const bpdq_run *run, bp
   if (executable->deep && is_deep(run)) executable = executable->deep;
   uint32_t *words = (uint32_t *)(void *)executable->scratch[VULKAN_SCRATCH_RUN].mapped;
   words[0] = (uint32_t)run->tokens;
-  memcpy(words + RUN_HEADER_WORDS, run->positions, (size_t)run->tokens * 4);
-  memcpy(words + RUN_HEADER_WORDS + executable->max_tokens, run->sequences, (size_t)run->tokens * 4);
+  if (run->positions) memcpy(words + RUN_HEADER_WORDS, run->positions, (size_t)run->tokens * 4);
+  if (run->sequences) memcpy(words + RUN_HEADER_WORDS + executable->max_tokens, run->sequences, (size_t)run->tokens * 4);
   write_grids(executable, run->tokens);
   return bpdq_vulkan_state_submit(executable->state, &executable->commands, error);
 }
