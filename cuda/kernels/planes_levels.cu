@@ -405,7 +405,8 @@ typedef struct levels_shape {
 } levels_shape;
 
 /* The shape whose multiprocessors have the fewest tiles to do. From measurements on an H200: fewer than 26 tiles at once leave issue slots
- * idle, and to share rows costs as much as about eight tiles, and two for each part of a row tile. */
+ * idle, and to share rows costs as much as about eight tiles, and two for each part of a row tile. On few multiprocessors the parts of a
+ * long row may have to come one after the other. */
 static levels_shape choose_shape(const bpdq_cuda_queue *queue, const bpdq_cuda_planes *planes, int64_t max_rows) {
   levels_shape best = {max_rows <= 8 ? 1 : 2, 0, 0, 0, 0};
   int columns = (int)planes->column_tiles, row_tiles = (int)((planes->rows + 15) / 16), all = queue->multiprocessors;
@@ -416,11 +417,12 @@ static levels_shape choose_shape(const bpdq_cuda_queue *queue, const bpdq_cuda_p
     int least = (columns + most * tiles - 1) / (most * tiles);
     for (int splits = least; splits <= least + 4 && splits <= columns && splits <= MAX_SPLITS; splits++) {
       int each = (columns + splits - 1) / splits, warps = (each + tiles - 1) / tiles, resident = resident_warps / warps;
-      int blocks = resident * all / splits;
+      int blocks = resident * all / splits, turns = blocks ? 1 : (splits + resident * all - 1) / (resident * all);
+      if (blocks < 1) blocks = 1;
       if (blocks > row_tiles) blocks = row_tiles;
-      if (blocks < 1 || (splits > 1 && blocks > BPDQ_CUDA_SCRATCH_COUNTERS)) continue;
+      if (splits > 1 && blocks > BPDQ_CUDA_SCRATCH_COUNTERS) continue;
       int at_once = resident * warps * tiles;
-      double load = (double)((row_tiles + blocks - 1) / blocks) * (at_once < 26 ? 26 : at_once);
+      double load = (double)turns * ((row_tiles + blocks - 1) / blocks) * (at_once < 26 ? 26 : at_once);
       double cost = load + (splits > 1 ? 8 + 2.0 * splits * row_tiles / all : 0);
       if (best.blocks && cost >= best_cost) continue;
       best_cost = cost;
