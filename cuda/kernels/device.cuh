@@ -19,7 +19,8 @@ static inline cudaError_t launch_status(const bpdq_cuda_queue *queue, cudaError_
 }
 
 /* Launches `kernel` with the pointers to its arguments; raises the block's shared-memory limit where that may be needed: without that a
- * kernel has 48 KiB, what it declares itself (16 KiB at most in these kernels) included. `dependent` allows the launch to overlap the
+ * kernel has 48 KiB, what it declares itself (16 KiB at most in these kernels) included. The limit is the kernel's on the whole device, for
+ * all threads that compile: each kernel must ask for the same size wherever it is launched. `dependent` allows the launch to overlap the
  * kernel before it. */
 static inline cudaError_t launch_as(const bpdq_cuda_queue *queue, bool dependent, const void *kernel, dim3 grid, dim3 block, size_t shared,
                                     void **arguments) {
