@@ -175,7 +175,8 @@ static bpdq_status initialize(cuda_backend *backend, const bpdq_backend_options 
   backend->queue = (bpdq_cuda_queue){.dependent_launch = code >= DEPENDENT_LAUNCH,
                                      .wgmma = bpdq_cuda_uses_wgmma(),
                                      .multiprocessors = properties.multiProcessorCount,
-                                     .shared_per_block = (int)properties.sharedMemPerBlockOptin};
+                                     .shared_per_block = (int)properties.sharedMemPerBlockOptin,
+                                     .shared_per_multiprocessor = (int)properties.sharedMemPerMultiprocessor};
   BPDQ_TRY(cuda_staging_create(backend, error));
   return try_kernel(backend, error);
 }

@@ -280,6 +280,7 @@ static bpdq_cuda_queue queue_of(bpdq_executable *e, bool dependent_launch, bool 
   queue.stream = e->state->stream;
   queue.dependent_launch = dependent_launch;
   queue.load_only = load_only;
+  queue.one_row = e->max_tokens == 1;
   queue.failure = failure;
   return queue;
 }

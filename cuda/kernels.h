@@ -22,10 +22,12 @@ typedef struct bpdq_cuda_queue {
   bpdq_cuda_failure *failure; /* NULL: nobody asks */
   /* Launches only bring their kernel's code onto the device: code that is loaded lazily may not be loaded while a stream captures. */
   bool load_only;
+  bool one_row;          /* the launches are of a program of one row, whose products want the L1 cache (prefer_cache in device.cuh) */
   bool wgmma;            /* products of many rows by planes_wgmma.cu */
   bool dependent_launch; /* programmatic dependent launch (code for 9.0): a kernel starts while the one before it drains */
   int multiprocessors;
-  int shared_per_block; /* bytes that a block may ask for */
+  int shared_per_block;          /* bytes that a block may ask for */
+  int shared_per_multiprocessor; /* bytes that its blocks may have together */
 } bpdq_cuda_queue;
 
 /* The scalars of one run: this header, then int32 positions [max_tokens] and sequences [max_tokens]; in mapped host memory, and as a copy

@@ -176,8 +176,10 @@ static void time_bitserial(bench *b, const shape *s, int planes, int group, int 
   snprintf(name, sizeof name, "bitserial %s.%s %lldx%lld k=%d g=%d act=%d warps=%d depth=%d", s->model, s->name, (long long)s->n,
            (long long)s->k, planes, group, 8 * slices, tuning.warps, tuning.depth);
   if (!wanted(b, name)) return;
+  bench one_row = *b;
+  one_row.queue.one_row = true;
   set_tokens(b, 1, 0);
-  report(b, name, measure(b, launch_bitserial, &c, planes_bytes(&c)), planes_bytes(&c), 0);
+  report(b, name, measure(&one_row, launch_bitserial, &c, planes_bytes(&c)), planes_bytes(&c), 0);
 }
 
 static void bench_bitserial(bench *b) {
@@ -407,7 +409,8 @@ static void set_up(bench *b) {
   b->queue = (bpdq_cuda_queue){.wgmma = wgmma,
                                .dependent_launch = dependent_launch,
                                .multiprocessors = p.multiProcessorCount,
-                               .shared_per_block = (int)p.sharedMemPerBlockOptin};
+                               .shared_per_block = (int)p.sharedMemPerBlockOptin,
+                               .shared_per_multiprocessor = (int)p.sharedMemPerMultiprocessor};
   check(cudaStreamCreateWithFlags(&b->queue.stream, cudaStreamNonBlocking), "stream");
   check(cudaMalloc((void **)&b->pool, POOL_BYTES + (256 << 20)), "the weight pool");
   check(cudaMalloc((void **)&b->inputs, 128 << 20), "inputs");

@@ -381,17 +381,15 @@ __global__ void __launch_bounds__(WARPS * 32) attention_decode_kernel(decode_arg
 }
 
 /* One block per query head and token. */
-__global__ void __launch_bounds__(128) merge_attention_kernel(bpdq_cuda_attention_sums sums, float *output) {
-  int head = blockIdx.x, token = blockIdx.y;
+__global__ void __launch_bounds__(MERGE_WARPS * 32) merge_attention_kernel(bpdq_cuda_attention_sums sums, float *output) {
+  __shared__ merge_shared shared;
+  int head = blockIdx.x, token = blockIdx.y, dim = threadIdx.x;
   let_dependents_launch();
   if (token >= run_tokens(sums.run)) return;
-  split_positions positions = split_of(sums, token);
+  int active = split_of(sums, token).splits;
   wait_for_predecessors();
-  for (int first = 0; first < sums.head_dim; first += 128) { /* whole warps: they share the factors */
-    int dim = first + (int)threadIdx.x;
-    float value = merged_dim(sums, positions, token, head, min(dim, sums.head_dim - 1));
-    if (dim < sums.head_dim) output[((int64_t)token * sums.heads + head) * sums.head_dim + dim] = value;
-  }
+  merge_splits(sums, active, token, head, 0, (sums.head_dim + 3) / 4 * 4, shared);
+  if (dim < sums.head_dim) output[((int64_t)token * sums.heads + head) * sums.head_dim + dim] = merged_number(shared, dim);
 }
 
 /* ---- host ---- */
@@ -471,5 +469,6 @@ cudaError_t bpdq_cuda_attention_decode(const bpdq_cuda_queue *queue, const bpdq_
 cudaError_t bpdq_cuda_attention_merge(const bpdq_cuda_queue *queue, const bpdq_cuda_attention_sums *sums, int64_t max_tokens,
                                       float *output) {
   void *pointers[] = {(void *)sums, &output};
-  return launch(queue, (const void *)merge_attention_kernel, dim3((unsigned)sums->heads, (unsigned)max_tokens), 128, 0, pointers);
+  return launch(queue, (const void *)merge_attention_kernel, dim3((unsigned)sums->heads, (unsigned)max_tokens), MERGE_WARPS * 32, 0,
+                pointers);
 }

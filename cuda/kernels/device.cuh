@@ -18,6 +18,24 @@ static inline cudaError_t launch_status(const bpdq_cuda_queue *queue, cudaError_
   return result;
 }
 
+static inline unsigned blocks_for(int64_t count, int64_t per_block) { return (unsigned)((count + per_block - 1) / per_block); }
+
+/* Asks for as little shared memory as the kernel's blocks leave room for, 32 KiB of a multiprocessor's, so that the rest is L1 cache,
+ * through which the blocks of a product share activations: without such a wish a multiprocessor stays as attention left it, which takes
+ * nearly all. A step below 32 KiB is asked for: percentages are rounded up. It is a hint, so that a failure changes nothing. */
+static inline void prefer_cache(const bpdq_cuda_queue *queue, const void *kernel, dim3 grid, dim3 block) {
+  const int step = 32 * 1024, asked = 28 * 1024, reserved = 1024; /* of each block, by the driver */
+  cudaFuncAttributes attributes;
+  int resident;
+  if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess ||
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, (int)(block.x * block.y * block.z), 0) != cudaSuccess)
+    return;
+  int64_t launched = blocks_for((int64_t)grid.x * grid.y * grid.z, queue->multiprocessors),
+          blocks = launched < resident ? launched : resident;
+  if (blocks * ((int64_t)attributes.sharedSizeBytes + reserved) > step) return;
+  (void)cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, asked * 100 / queue->shared_per_multiprocessor);
+}
+
 /* Launches `kernel` with the pointers to its arguments; raises the block's shared-memory limit where that may be needed: without that a
  * kernel has 48 KiB, what it declares itself (16 KiB at most in these kernels) included. The limit is the kernel's on the whole device, for
  * all threads that compile: each kernel must ask for the same size wherever it is launched. `dependent` allows the launch to overlap the
@@ -30,6 +48,7 @@ static inline cudaError_t launch_as(const bpdq_cuda_queue *queue, bool dependent
   }
   if (queue->load_only) {
     cudaFuncAttributes loaded;
+    if (queue->one_row && !shared) prefer_cache(queue, kernel, grid, block);
     return launch_status(queue, cudaFuncGetAttributes(&loaded, kernel), kernel, "cudaFuncGetAttributes");
   }
   cudaLaunchAttribute attribute = {};
@@ -47,8 +66,6 @@ static inline cudaError_t launch_as(const bpdq_cuda_queue *queue, bool dependent
 static inline cudaError_t launch(const bpdq_cuda_queue *queue, const void *kernel, dim3 grid, dim3 block, size_t shared, void **arguments) {
   return launch_as(queue, queue->dependent_launch, kernel, grid, block, shared, arguments);
 }
-
-static inline unsigned blocks_for(int64_t count, int64_t per_block) { return (unsigned)((count + per_block - 1) / per_block); }
 
 /* Programmatic dependent launch. Every kernel lets the next one start at once, and waits for the one before it before it touches
  * anything that an earlier kernel wrote; because all kernels wait, "the one before" implies all before. No-ops below sm_90. */

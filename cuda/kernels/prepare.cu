@@ -107,12 +107,18 @@ typedef struct tile_column {
   float factor;  /* of RMS norm: scaling a group does not change its integers, so it can wait until the scales are written */
 } tile_column;
 
-/* Merges the sums of this thread's column, and puts the result where others may look for it. */
-__device__ __forceinline__ static float merge_column(const bpdq_cuda_prepare &p, const split_positions &positions, int row, int column) {
-  const bpdq_cuda_attention_sums &a = p.attention;
-  int first = min(column & ~31, (int)p.width - 32); /* of the warp: within one head */
-  float value = merged_dim(a, positions, row, first / a.head_dim, first % a.head_dim + (threadIdx.x & 31));
+/* Merges attention's sums of the block's column tile. */
+__device__ __forceinline__ static void merge_tile(const bpdq_cuda_prepare &p, int active, int row, merge_shared &shared) {
+  int first = blockIdx.x * 256, head = first / p.attention.head_dim;
+  merge_splits(p.attention, active, row, head, first - head * p.attention.head_dim, (int)p.width - first, shared);
+}
+
+/* The same for kernels that have a thread for each column; others may look for the result in the input, too. */
+__device__ __forceinline__ static float merge_column(const bpdq_cuda_prepare &p, int active, int row, int column) {
+  __shared__ merge_shared shared;
+  merge_tile(p, active, row, shared);
   if (column >= p.width) return 0;
+  float value = merged_number(shared, threadIdx.x);
   p.input[row * p.width + column] = value;
   return value;
 }
@@ -122,13 +128,12 @@ __device__ static tile_column load_column(const bpdq_cuda_prepare &p, int row) {
   int warp = threadIdx.x >> 5, column = blockIdx.x * 256 + (int)threadIdx.x;
   const float *x = input_row(p, row);
   float norm = p.kind == KIND_RMS_NORM && column < p.width ? p.norm[column] : 1.0f;
-  split_positions positions = {};
-  if (p.kind == KIND_MERGE) positions = split_of(p.attention, row);
+  int active = p.kind == KIND_MERGE ? split_of(p.attention, row).splits : 0;
   wait_for_predecessors();
   float own = p.kind == KIND_RMS_NORM ? warp_sum(sum_of_squares(p, x)) : 0;
   tile_column c;
   if (p.kind == KIND_MERGE)
-    c.value = merge_column(p, positions, row, column);
+    c.value = merge_column(p, active, row, column);
   else
     c.value = p.kind != KIND_RMS_NORM ? transformed(p, x, 1.0f, column) : column < p.width ? x[column] * norm : 0;
   c.largest = warp_max(fabsf(c.value));
@@ -171,28 +176,31 @@ __device__ __forceinline__ static float transform_eight(const bpdq_cuda_prepare 
   return squares;
 }
 
-/* The same of attention's result where it is one sum: there is nothing to merge. */
-__device__ __forceinline__ static void normalize_eight(const bpdq_cuda_prepare &p, int row, int column, float values[EIGHT]) {
-  const bpdq_cuda_attention_sums &a = p.attention;
-  int head = min(column, (int)p.width - EIGHT) / a.head_dim, first = head * a.head_dim; /* heads are whole eights of columns */
-  int64_t sum = ((int64_t)row * a.heads + head) * a.splits;
-  load_eight(a.sums + sum * a.width, column - first, a.head_dim, true, values);
-  float inverse = approximate_inverse(__ldcg(a.statistics + sum).y);
-#pragma unroll
-  for (int i = 0; i < EIGHT; i++) values[i] *= inverse;
+/* The lane's eight columns of attention's result, merged already, go where others may look for them. */
+__device__ __forceinline__ static void put_eight(const bpdq_cuda_prepare &p, int row, int column, const float values[EIGHT]) {
   if (column >= p.width) return;
   float4 *output = (float4 *)(p.input + row * p.width + column);
   output[0] = make_float4(values[0], values[1], values[2], values[3]);
   output[1] = make_float4(values[4], values[5], values[6], values[7]);
 }
 
-/* A block has a column tile: one warp, or, where attention's sums are to be merged, a thread for each column first. Waits for the
- * predecessors and leaves the first warp's lanes with their eight columns, transformed but for a norm's factor, and the sum of their
- * squares; false in the threads that are not needed any more. */
+/* Attention's result where it is one sum: there is nothing to merge. */
+__device__ __forceinline__ static void normalize_eight(const bpdq_cuda_prepare &p, int row, int column, float values[EIGHT]) {
+  const bpdq_cuda_attention_sums &a = p.attention;
+  int head = min(column, (int)p.width - EIGHT) / a.head_dim, first = head * a.head_dim;
+  int64_t sum = ((int64_t)row * a.heads + head) * a.splits;
+  load_eight(a.sums + sum * a.width, column - first, a.head_dim, true, values);
+  float inverse = approximate_inverse(__ldcg(a.statistics + sum).y);
+#pragma unroll
+  for (int i = 0; i < EIGHT; i++) values[i] *= inverse;
+}
+
+/* A block has a column tile: one warp, or, where attention's sums are to be merged, eight until that is done. Waits for the predecessors
+ * and leaves the first warp's lanes with their eight columns, transformed but for a norm's factor, and the sum of their squares; false in
+ * the threads that are not needed any more. */
 template <bool MERGES>
 __device__ __forceinline__ static bool transform_tile(const bpdq_cuda_prepare &p, int row, float values[EIGHT], float *squares) {
-  int lane = threadIdx.x & 31;
-  int64_t column = (int64_t)blockIdx.x * 256 + lane_column(lane);
+  int lane = threadIdx.x & 31, column = blockIdx.x * 256 + lane_column(lane);
   if (!MERGES) {
     bool aligned = p.width % EIGHT == 0 && ((uintptr_t)p.input | (uintptr_t)p.norm) % 16 == 0;
     float norm[EIGHT];
@@ -201,19 +209,21 @@ __device__ __forceinline__ static bool transform_tile(const bpdq_cuda_prepare &p
     *squares = transform_eight(p, input_row(p, row), column, aligned, norm, values);
     return true;
   }
-  __shared__ float columns[THREADS];
-  split_positions positions = split_of(p.attention, row);
-  if (positions.splits == 1 && threadIdx.x >= 32) return false;
+  __shared__ merge_shared shared;
+  int active = split_of(p.attention, row).splits;
+  if (active == 1 && threadIdx.x >= 32) return false;
   wait_for_predecessors();
-  if (positions.splits == 1) {
-    normalize_eight(p, row, (int)column, values);
-    return true;
+  if (active == 1) {
+    normalize_eight(p, row, column, values);
+  } else {
+    merge_tile(p, active, row, shared);
+    if (threadIdx.x >= 32) return false;
+    float4 low = merged_numbers(shared, lane_column(lane)), high = merged_numbers(shared, lane_column(lane) + 4);
+    values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
+    values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
   }
-  columns[threadIdx.x] = merge_column(p, positions, row, blockIdx.x * 256 + (int)threadIdx.x);
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < EIGHT; i++) values[i] = columns[lane_column(lane) + i];
-  return threadIdx.x < 32;
+  put_eight(p, row, column, values);
+  return true;
 }
 
 __device__ __forceinline__ static void put_squares(const bpdq_cuda_prepare &p, float sum, float *squares) {
