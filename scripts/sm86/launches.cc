@@ -43,6 +43,7 @@ cudaError_t __cudaLaunchKernel(cudaKernel_t, dim3, dim3, void **, size_t, cudaSt
 cudaError_t CUDARTAPI cudaLaunchKernel(const void *, dim3, dim3, void **, size_t, cudaStream_t) { return cudaErrorNotSupported; }
 cudaError_t CUDARTAPI cudaFuncSetAttribute(const void *, cudaFuncAttribute, int) { return cudaSuccess; }
 cudaError_t CUDARTAPI cudaFuncGetAttributes(cudaFuncAttributes *, const void *) { return cudaErrorNotSupported; }
+cudaError_t CUDARTAPI cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *, const void *, int, size_t) { return cudaErrorNotSupported; }
 cudaError_t CUDARTAPI cudaFuncGetName(const char **, const void *) { return cudaErrorNotSupported; }
 cudaError_t CUDARTAPI cudaGetLastError(void) { return cudaSuccess; }
 
