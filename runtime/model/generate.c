@@ -23,7 +23,7 @@ static int candidates_for(const bpdq_session *session, const bpdq_sampling *samp
 static bpdq_status sample_candidates(bpdq_session *session, int sequence, const bpdq_sampling *sampling, int32_t *token,
                                      bpdq_error *error) {
   bpdq_backend *backend = session->model->backend;
-  int count = session->fresh_candidates;
+  int count = session->fresh_candidates[sequence];
   float values[BPDQ_MAX_CANDIDATES];
   int32_t ids[BPDQ_MAX_CANDIDATES];
   sampler_entry entries[BPDQ_MAX_CANDIDATES];
@@ -56,12 +56,10 @@ bpdq_status bpdq_sample(bpdq_session *session, int sequence, const bpdq_sampling
   bpdq_sampling defaults = bpdq_sampling_default();
   if (!sampling) sampling = &defaults;
   BPDQ_TRY(bpdq_sampling_check(sampling, error));
-  if (sequence < 0 || sequence >= session->sequences)
-    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "sequence %d is not one of the session's %d", sequence, session->sequences);
-  if (!session->has_logits) return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "no logits yet: evaluate tokens first");
+  BPDQ_TRY(bpdq_session_check_logits(session, sequence, error));
   seed_when_new(session, sampling);
   int needed = bpdq_sampling_candidates(sampling);
-  bool enough = needed > 0 && needed <= session->fresh_candidates;
+  bool enough = needed > 0 && needed <= session->fresh_candidates[sequence];
   BPDQ_TRY(enough ? sample_candidates(session, sequence, sampling, token, error) : sample_all(session, sequence, sampling, token, error));
   session->wanted_candidates = candidates_for(session, sampling);
   if (*token >= 0) return BPDQ_OK;

@@ -130,13 +130,28 @@ bpdq_status bpdq_session_check_cancelled(bpdq_session *session, bpdq_error *erro
   return bpdq_fail(error, BPDQ_ERROR_CANCELLED, "interrupted");
 }
 
+/* What was just computed, or is out of date, for the first `count` sequences. Others keep the row that their own last token left. */
+static void set_logits(bpdq_session *session, int count, bool there) {
+  for (int s = 0; s < count; s++) {
+    session->has_logits[s] = there;
+    session->fresh_candidates[s] = session->wanted_candidates;
+  }
+}
+
+bpdq_status bpdq_session_check_logits(const bpdq_session *session, int sequence, bpdq_error *error) {
+  if (sequence < 0 || sequence >= session->sequences)
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "sequence %d is not one of the session's %d", sequence, session->sequences);
+  if (session->has_logits[sequence]) return BPDQ_OK;
+  return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "no logits of sequence %d yet: evaluate tokens first", sequence);
+}
+
 bpdq_status bpdq_session_rewind(bpdq_session *session, int64_t position, bpdq_error *error) {
   if (position < 0 || position > session->positions[0])
     return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "cannot rewind to position %lld: %lld tokens are in the cache", (long long)position,
                      (long long)session->positions[0]);
   for (int s = 0; s < session->sequences; s++)
     if (session->positions[s] > position) session->positions[s] = position;
-  session->has_logits = false;
+  set_logits(session, session->sequences, false);
   if (position == 0) session->seeded = false;
   return BPDQ_OK;
 }
@@ -220,15 +235,14 @@ bpdq_status bpdq_evaluate_batch(bpdq_session *session, const int32_t *tokens, bp
   BPDQ_TRY(check_tokens(session, tokens, (size_t)session->sequences, error));
   for (int s = 0; s < session->sequences; s++) BPDQ_TRY(check_room(session, s, 1, error));
   BPDQ_TRY(bpdq_session_check_cancelled(session, error));
-  session->has_logits = false;
+  set_logits(session, session->sequences, false);
   for (int s = 0; s < session->sequences; s++) {
     session->run_positions[s] = (int32_t)session->positions[s];
     session->run_sequences[s] = s;
   }
   BPDQ_TRY(run_rows(session, tokens, session->sequences, HEAD_ALL, error));
   for (int s = 0; s < session->sequences; s++) session->history[s * session->context + session->positions[s]++] = tokens[s];
-  session->has_logits = true;
-  session->fresh_candidates = session->wanted_candidates;
+  set_logits(session, session->sequences, true);
   return BPDQ_OK;
 }
 
@@ -266,15 +280,14 @@ static bpdq_status evaluate_chunks(bpdq_session *session, const int32_t *tokens,
   if (!count) return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "no tokens to evaluate");
   BPDQ_TRY(check_tokens(session, tokens, count, error));
   BPDQ_TRY(check_room(session, 0, count, error));
-  session->has_logits = false;
+  set_logits(session, 1, false);
   for (size_t done = 0; done < count;) {
     size_t left = count - done, chunk = left < (size_t)session->max_tokens ? left : (size_t)session->max_tokens;
     BPDQ_TRY(run_chunk(session, tokens + done, (int64_t)chunk, done + chunk == count ? HEAD_LAST : HEAD_NONE, error));
     if (logits) BPDQ_TRY(head_of_rows(session, (int64_t)chunk, logits + done * (size_t)session->model->config.vocab_size, error));
     done += chunk;
   }
-  session->has_logits = true;
-  session->fresh_candidates = session->wanted_candidates;
+  set_logits(session, 1, true);
   return BPDQ_OK;
 }
 
@@ -287,9 +300,7 @@ bpdq_status bpdq_evaluate_all(bpdq_session *session, const int32_t *tokens, size
 }
 
 bpdq_status bpdq_get_logits(bpdq_session *session, int sequence, float *logits, bpdq_error *error) {
-  if (sequence < 0 || sequence >= session->sequences)
-    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "sequence %d is not one of the session's %d", sequence, session->sequences);
-  if (!session->has_logits) return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "no logits yet: evaluate tokens first");
+  BPDQ_TRY(bpdq_session_check_logits(session, sequence, error));
   int64_t vocab = session->model->config.vocab_size;
   return session->model->backend->tensor_read(session->state, TENSOR_LOGITS, sequence * vocab, vocab, logits, error);
 }

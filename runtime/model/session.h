@@ -29,9 +29,9 @@ struct bpdq_session {
   int32_t *run_positions, *run_sequences; /* [max_tokens] */
   float *rows;                            /* [max_tokens, hidden] embedding rows on their way to the device */
 
-  int wanted_candidates; /* appended to programs that compute logits; follows the sampling settings */
-  bool has_logits;       /* the logits tensor belongs to the present position */
-  int fresh_candidates;  /* how many candidates per row were computed with them; 0: none */
+  int wanted_candidates;               /* appended to programs that compute logits; follows the sampling settings */
+  bool has_logits[MAX_SEQUENCES];      /* the sequence's row of the logits tensor belongs to its present position */
+  int fresh_candidates[MAX_SEQUENCES]; /* how many candidates were computed with that row */
 
   bpdq_state *head_state; /* bpdq_evaluate_all: final norm and head on a few rows at a time; made on first use */
   bpdq_executable *head_executable;
@@ -42,6 +42,9 @@ struct bpdq_session {
   sampler_entry *entries; /* [vocab] likewise */
   atomic_bool cancelled;
 };
+
+/* Fails where the session has no such sequence, or nothing was evaluated in it. */
+bpdq_status bpdq_session_check_logits(const bpdq_session *session, int sequence, bpdq_error *error);
 
 /* Fails with BPDQ_ERROR_CANCELLED, and clears the request, when bpdq_session_cancel() was called. */
 bpdq_status bpdq_session_check_cancelled(bpdq_session *session, bpdq_error *error);

@@ -280,9 +280,51 @@ static void sequences_are_independent(void **state) {
   bpdq_model_free(model);
 }
 
+static void check_choice(bpdq_session *session, int sequence, const bpdq_sampling *sampling) {
+  float logits[640];
+  int32_t token, best = 0;
+  bpdq_error error = {0};
+  assert_int_equal(bpdq_get_logits(session, sequence, logits, &error), BPDQ_OK);
+  for (int32_t i = 0; i < 640; i++) best = logits[i] > logits[best] ? i : best;
+  assert_int_equal(bpdq_sample(session, sequence, sampling, &token, &error), BPDQ_OK);
+  assert_int_equal(token, best);
+}
+
+/* bpdq_evaluate moves sequence 0 alone, perhaps with other candidates than the batch before it: nobody else's are computed then. */
+static void sequences_are_sampled_from_their_own_logits(void **state) {
+  (void)state;
+  bpdq_model *model;
+  bpdq_session *session;
+  bpdq_error error = {0};
+  bpdq_model_options options = bpdq_model_default_options();
+  if (!getenv("BPDQ_BACKEND")) options.backend = "cpu";
+  if (bpdq_model_load(BPDQ_SHARED "/vectors/ckpt-qwen2-k2-g64", &options, &model, &error) != BPDQ_OK) fail_msg("%s", error.message);
+  bpdq_session_options session_options = bpdq_session_default_options();
+  session_options.sequences = 3;
+  assert_int_equal(bpdq_session_create(model, &session_options, &session, &error), BPDQ_OK);
+  static const int32_t tokens[3] = {5, 6, 7};
+  static const bpdq_sampling greedy = {.top_p = 1, .repetition_penalty = 1};
+  static const bpdq_sampling likeliest = {.temperature = 1, .top_k = 5, .top_p = 1e-6f, .repetition_penalty = 1};
+  int32_t token;
+  float logits[640];
+  assert_int_equal(bpdq_evaluate(session, tokens, 3, &error), BPDQ_OK);
+  assert_int_equal(bpdq_sample(session, 1, &greedy, &token, &error), BPDQ_ERROR_ARGUMENT);
+  assert_int_equal(bpdq_get_logits(session, 2, logits, &error), BPDQ_ERROR_ARGUMENT);
+  assert_int_equal(bpdq_session_rewind(session, 0, &error), BPDQ_OK);
+  assert_int_equal(bpdq_evaluate_batch(session, tokens, &error), BPDQ_OK);
+  check_choice(session, 0, &greedy);
+  assert_int_equal(bpdq_evaluate_batch(session, tokens, &error), BPDQ_OK);
+  check_choice(session, 0, &likeliest);
+  assert_int_equal(bpdq_evaluate(session, tokens, 1, &error), BPDQ_OK);
+  for (int s = 0; s < 3; s++) check_choice(session, s, &likeliest);
+  bpdq_session_free(session);
+  bpdq_model_free(model);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(every_backend_reproduces_the_reference),
                                      cmocka_unit_test(a_session_refuses_what_does_not_fit), cmocka_unit_test(a_cancel_stops_one_generation),
-                                     cmocka_unit_test(sequences_are_independent)};
+                                     cmocka_unit_test(sequences_are_independent),
+                                     cmocka_unit_test(sequences_are_sampled_from_their_own_logits)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
