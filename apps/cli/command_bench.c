@@ -144,11 +144,11 @@ static int report(const bench *b, const char *name, bool q8, const timing *prefi
   double bytes = (double)b->info.bytes_per_token + cache_bytes(b, q8) * (double)f->batch;
   json_t *rows = json_array();
   json_t *facts =
-      json_pack("{ss ss ss ss sf sI sI ss sI sI sf sI sI}", "model", name, "backend", b->info.device.backend, "device", b->info.device.name,
-                "driver", b->info.device.driver, "bits_per_weight", b->info.bits_per_weight, "depth", (json_int_t)f->depth, "batch",
-                (json_int_t)f->batch, "kv", q8 ? "q8" : "f16", "context", (json_int_t)bpdq_session_context(b->session), "activations",
-                (json_int_t)b->info.activations, "bandwidth_bytes_per_second", bandwidth, "weight_bytes_per_token",
-                (json_int_t)b->info.bytes_per_token, "peak_device_bytes", (json_int_t)peak);
+      json_pack("{so ss ss ss sf sI sI ss sI sI sf sI sI}", "model", cli_json_text(name, strlen(name)), "backend", b->info.device.backend,
+                "device", b->info.device.name, "driver", b->info.device.driver, "bits_per_weight", b->info.bits_per_weight, "depth",
+                (json_int_t)f->depth, "batch", (json_int_t)f->batch, "kv", q8 ? "q8" : "f16", "context",
+                (json_int_t)bpdq_session_context(b->session), "activations", (json_int_t)b->info.activations, "bandwidth_bytes_per_second",
+                bandwidth, "weight_bytes_per_token", (json_int_t)b->info.bytes_per_token, "peak_device_bytes", (json_int_t)peak);
   if (b->info.load_bytes) { /* the weights are not random */
     double load_bytes = (double)b->info.load_bytes;
     json_object_set_new(facts, "load_bytes", json_integer((json_int_t)b->info.load_bytes));

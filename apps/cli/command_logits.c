@@ -79,8 +79,8 @@ static int logits_to_file(cli_model *loaded, const model_flags *flags, const log
   if (!console_output_commit(file, message, sizeof message)) return cli_fail_text("%s", message);
   cli_log_release(&loaded->log);
   if (flags->json)
-    return cli_print_json(
-        json_pack("{ss sI sI}", "output", own->output, "tokens", (json_int_t)count, "vocab_size", (json_int_t)info.vocab_size));
+    return cli_print_json(json_pack("{so sI sI}", "output", cli_json_text(own->output, strlen(own->output)), "tokens", (json_int_t)count,
+                                    "vocab_size", (json_int_t)info.vocab_size));
   return 0;
 }
 

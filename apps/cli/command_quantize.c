@@ -85,12 +85,13 @@ static void on_layer(void *user, const bpdq_layer_report *r) {
 static int print_summary(const char *destination, const bpdq_quantize_summary *s, bool json) {
   char source[32], written[32], peak[32], device[32];
   if (json)
-    return cli_print_json(json_pack(
-        "{ss sI sI sf sI sI sI sI sI sf sf sf sI}", "output", destination, "linears", (json_int_t)s->linears, "quantized_weights",
-        (json_int_t)s->quantized_weights, "bits_per_weight", s->bits_per_weight, "source_bytes", (json_int_t)s->source_bytes,
-        "written_bytes", (json_int_t)s->written_bytes, "calibration_tokens", (json_int_t)s->calibration_tokens, "peak_host_bytes",
-        (json_int_t)s->peak_host_bytes, "peak_device_bytes", (json_int_t)s->peak_device_bytes, "seconds", s->seconds, "forward_seconds",
-        s->forward_seconds, "algorithm_seconds", s->algorithm_seconds, "resumed_blocks", (json_int_t)s->resumed_blocks));
+    return cli_print_json(json_pack("{so sI sI sf sI sI sI sI sI sf sf sf sI}", "output", cli_json_text(destination, strlen(destination)),
+                                    "linears", (json_int_t)s->linears, "quantized_weights", (json_int_t)s->quantized_weights,
+                                    "bits_per_weight", s->bits_per_weight, "source_bytes", (json_int_t)s->source_bytes, "written_bytes",
+                                    (json_int_t)s->written_bytes, "calibration_tokens", (json_int_t)s->calibration_tokens,
+                                    "peak_host_bytes", (json_int_t)s->peak_host_bytes, "peak_device_bytes",
+                                    (json_int_t)s->peak_device_bytes, "seconds", s->seconds, "forward_seconds", s->forward_seconds,
+                                    "algorithm_seconds", s->algorithm_seconds, "resumed_blocks", (json_int_t)s->resumed_blocks));
   printf("%s: %lld linears at %.4f bits per weight, %s from %s, in %.1f s (forward passes %.1f s, algorithm %.1f s), peak memory %s",
          destination, (long long)s->linears, s->bits_per_weight, options_size_text(s->written_bytes, written, sizeof written),
          options_size_text(s->source_bytes, source, sizeof source), s->seconds, s->forward_seconds, s->algorithm_seconds,

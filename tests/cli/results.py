@@ -4,6 +4,7 @@ import array
 import csv
 import json
 import math
+import os
 import re
 import shutil
 import struct
@@ -186,6 +187,20 @@ def reports(checks, path):
     checks.that(batch.get("batch") == 3, f"bench --batch 3: {batch}")
 
 
+def names(checks, folder):
+    """A file system's names are bytes. What is no UTF-8 in them shows as U+FFFD in JSON."""
+    model, output = folder / os.fsdecode(b"model-\xff"), folder / os.fsdecode(b"out-\xfe")
+    model.symlink_to(CHECKPOINTS[0])
+    for form in ("json", "md", "csv"):
+        result = bpdq("bench", model, "-p", "2", "-n", "2", "-r", "1", "-o", form)
+        checks.that(result.returncode == 0 and "model-\ufffd" in result.stdout.decode(), f"bench of a name in bytes, {form}: {result}")
+    result = bpdq("logits", model, "--ids", "1,2", "-o", output, "--json")
+    checks.that(result.returncode == 0 and json.loads(result.stdout)["output"].endswith("out-\ufffd"), f"logits to a name in bytes: {result}")
+    if b"quantize" in bpdq("--help").stdout:
+        result = bpdq("quantize", MODEL, folder / os.fsdecode(b"q-\xff"), "--method", "rtn", "--json", "-q")
+        checks.that(result.returncode == 0 and json.loads(result.stdout)["output"].endswith("q-\ufffd"), f"quantize to a name in bytes: {result}")
+
+
 def operations(checks):
     """bench-ops: which operations there are, and the bytes of attention: 2 heads of 32 dimensions, keys and values."""
     bench = ["bench-ops", "--shape", "tiny", "-q", "--json"]
@@ -224,6 +239,7 @@ def main():
         generation(checks, MODEL)
         room(checks, CHECKPOINTS[0], folder)
         reports(checks, CHECKPOINTS[0])
+        names(checks, folder)
         operations(checks)
         layer(checks, folder)
         stream = subprocess.run(f"'{BPDQ}' run '{CHECKPOINTS[0]}' -p x -n 400 --temp 0 -q | head -c 1", shell=True, capture_output=True, env=environment())
