@@ -182,6 +182,9 @@ static int bench_model(cli_model *loaded, const model_flags *flags, const bench_
   bpdq_model_get_info(b.model, &b.info);
   bpdq_session_options session_options = cli_session_options(flags);
   int64_t longest = own->prompt > own->tokens && own->batch == 1 ? own->prompt : own->tokens;
+  if (!session_options.context && own->depth + longest > b.info.context_length)
+    return cli_fail_text("--depth %lld and a run of %lld tokens do not fit: the model was made for %lld; lower --depth, -p or -n",
+                         (long long)own->depth, (long long)longest, (long long)b.info.context_length);
   if (!session_options.context) session_options.context = own->depth + longest;
   session_options.sequences = (int)own->batch;
   b.tokens = malloc((size_t)longest * sizeof *b.tokens);

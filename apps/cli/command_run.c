@@ -123,7 +123,8 @@ static int complete_prompt(const bpdq_model *model, prompt *prompt, char **made_
   bpdq_status status = prompt->text ? bpdq_tokenize(model, prompt->text, prompt->length, true, &prompt->ids, &prompt->count, &error)
                                     : bpdq_detokenize(model, prompt->ids, prompt->count, false, made_text, &prompt->length, &error);
   if (!prompt->text) prompt->text = *made_text;
-  return status == BPDQ_OK ? 0 : cli_fail(&error);
+  if (status != BPDQ_OK) return cli_fail(&error);
+  return prompt->count ? 0 : cli_fail_text("the prompt is empty: there is nothing to continue; give a text with -p or -f, or --ids");
 }
 
 static int run(const command *self, int argc, char **argv) {

@@ -91,6 +91,14 @@ def requests(checks, folder):
     checks.failure(bpdq("eval", CHECKPOINT, "--text", folder / "short.txt"), "short.txt")
     checks.failure(bpdq("eval", CHECKPOINT, "--text", __file__, "--against", MODEL), "vocabulary")
     checks.failure(bpdq("bench", "--shape", "qwen9"), "qwen9")
+    for words in (["--depth", most], ["-p", most + 1], ["-n", most + 1]):  # --ctx, which was not given, is not what is wrong
+        result = bpdq("bench", CHECKPOINT, *words)
+        checks.failure(result, f"made for {most}", "lower --depth, -p or -n")
+        checks.that(b"--ctx" not in result.stderr, f"bench {words}: {result.stderr}")
+    checks.failure(bpdq("bench", CHECKPOINT, "--ctx", most + 1), "change --ctx")
+    (folder / "nothing").write_text("")
+    for words in (["-p", ""], ["-f", folder / "nothing"], ["--ids", ""]):
+        checks.failure(bpdq("run", CHECKPOINT, *words), "the prompt is empty")
     checks.failure(bpdq("run", CHECKPOINT, "-p", "x", "--memory-cap", "1KiB"))
     (folder / "template").write_text("{% include 'x' %}")
     checks.failure(bpdq("chat", CHECKPOINT, "--chat-template", folder / "template"), "include")
