@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +105,7 @@ static int converse(chat *c) {
       continue;
     }
     if (!line) {
+      if (ferror(stdin)) return cli_fail_text("standard input: %s", strerror(errno));
       if (line_is_interactive(c->reader)) putchar('\n');
       break;
     }

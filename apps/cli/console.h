@@ -8,6 +8,9 @@
 
 #include "bpdq.h"
 
+/* To be called before anything is opened: a stream that the program was started without stays unusable, instead of becoming the next file.
+ */
+void console_reserve_streams(void);
 /* After this, Ctrl-C (and SIGTERM) sets the flag below and stops the session that is at work; a second one while the first has not been
  * answered ends the process with status 130. */
 void console_catch_interrupt(void);

@@ -41,6 +41,12 @@ static void open_wake_pipe(void) {
   }
 }
 
+/* Opened for the wrong direction, so that reads and writes fail as they do without it. open takes the lowest number that is free. */
+void console_reserve_streams(void) {
+  for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream++)
+    if (fcntl(stream, F_GETFD) < 0 && errno == EBADF) open("/dev/null", stream == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
 void console_catch_interrupt(void) {
   open_wake_pipe();
   struct sigaction action = {.sa_handler = on_interrupt}; /* no SA_RESTART: a blocking read is to return */

@@ -64,6 +64,7 @@ static int dispatch(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+  console_reserve_streams();
   console_catch_interrupt();
   int code = dispatch(argc, argv);
   errno = 0;

@@ -132,6 +132,16 @@ def outputs(checks, folder):
         checks.that(result.returncode == 1 and "standard output" in lines[-1], f"{words[0]} > /dev/full: {result.returncode} {lines}")
 
 
+def closed_streams(checks):
+    """A stream that is closed at the start is an error where it is used; nothing else that is opened takes its place."""
+    cases = (("tokenize", "-p x <&- >&-", "standard output: Bad file"), ("tokenize", "-p x >&-", "standard output: Bad file"),
+             ("run", "-f - -q <&-", "standard input: Bad file"),
+             ("chat", "-q <&-", "standard input: Bad file"), ("chat", "-q </", "standard input: Is a directory"))  # fmt: skip
+    for command, rest, part in cases:
+        words = ["sh", "-c", f"'{BPDQ}' {command} '{CHECKPOINT}' {rest}"]
+        checks.failure(subprocess.run(words, capture_output=True, env=environment()), part)
+
+
 # Calibration files that are refused, with what the message says.
 CALIBRATIONS = {
     "empty.txt": (b"", "empty.txt"),
@@ -203,6 +213,7 @@ def main():
         requests(checks, folder)
         devices(checks)
         outputs(checks, folder)
+        closed_streams(checks)
         quantizing(checks, folder)
     checks.finish()
 
