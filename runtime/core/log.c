@@ -3,12 +3,13 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "core/status.h"
+
 static void emit(const bpdq_log *log, bpdq_log_level level, const char *format, va_list arguments) {
   if (!log || !log->callback) return;
   char line[1001];
   vsnprintf(line, sizeof line, format, arguments);
-  for (char *c = line; *c; c++)
-    if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
+  bpdq_make_one_line(line);
   log->callback(log->user, level, line);
 }
 

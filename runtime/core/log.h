@@ -9,7 +9,7 @@ typedef struct bpdq_log {
   void *user;
 } bpdq_log;
 
-/* `log` may be NULL. One line, no newline; cut at 1,000 bytes. Control characters become '?'. */
+/* `log` may be NULL. One line of UTF-8, no newline; cut at 1,000 bytes. Control characters and other bytes become '?'. */
 void bpdq_log_info(const bpdq_log *log, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void bpdq_log_warning(const bpdq_log *log, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

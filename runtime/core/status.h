@@ -4,8 +4,12 @@
 
 #include "bpdq.h"
 
-/* Writes status and message into *error (which may be NULL) and returns `status`. The message is cut to one line:
- * control characters become '?', so that a hostile file name or tensor name cannot forge log lines. */
+/* Control characters, and bytes that are no UTF-8, become '?'. Names in a file system are bytes, and a text that was cut to a length may
+ * end within a character. */
+void bpdq_make_one_line(char *text);
+
+/* Writes status and message into *error (which may be NULL) and returns `status`. The message is cut to one line of UTF-8, so that a
+ * hostile file name or tensor name cannot forge log lines. */
 bpdq_status bpdq_fail(bpdq_error *error, bpdq_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* The result is spelt out here, so that compilers and analysers, which do not see into the function, know that a failure is not
