@@ -12,6 +12,7 @@
 
 #include "backend/backend.h"
 #include "core/half.h"
+#include "core/platform.h"
 
 enum { ROWS = 300, COLUMNS = 1000, PLANES = 3, GROUP = 96, GROUPS = 11, WORDS = GROUPS * GROUP / 32, TOKENS = 20 };
 
@@ -196,6 +197,29 @@ static void test_memory_is_accounted_and_capped(void **unused) {
   backend->destroy(backend);
 }
 
+static void make_and_destroy(void *argument) {
+  bpdq_backend *backend = argument;
+  const bpdq_tensor_desc tensor = {.kind = BPDQ_TENSOR_F32, .rows = 150, .columns = 1000};
+  for (int i = 0; i < 2000; i++) {
+    bpdq_state *state = NULL;
+    if (backend->state_create(backend, &tensor, 1, &state, NULL) == BPDQ_OK) backend->state_destroy(backend, state);
+  }
+}
+
+/* Either of the sessions fits under the cap, both do not. */
+static void test_sessions_made_at_once_respect_the_cap(void **unused) {
+  (void)unused;
+  bpdq_backend *backend = create_backend(NULL, 1, 1000000);
+  bpdq_thread *threads[4];
+  uint64_t current, peak;
+  for (int i = 0; i < 4; i++) threads[i] = bpdq_thread_start(make_and_destroy, backend);
+  for (int i = 0; i < 4; i++) bpdq_thread_join(threads[i]);
+  backend->memory(backend, &current, &peak);
+  assert_int_equal(current, 0);
+  assert_int_equal(peak, 600000);
+  backend->destroy(backend);
+}
+
 /* Tensors of a small decoder step: 0 qkv, 1 rope table, 2 and 3 caches, 4 attention output, 5 logits, 6 values, 7 ids. */
 typedef struct step {
   bpdq_backend *backend;
@@ -340,10 +364,15 @@ static void test_unknown_kernels_and_devices_are_refused(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_precision_of_every_kernel_set), cmocka_unit_test(test_numbers_do_not_depend_on_threads),
-      cmocka_unit_test(test_not_finite_activations_show),   cmocka_unit_test(test_memory_is_accounted_and_capped),
-      cmocka_unit_test(test_broken_programs_are_refused),   cmocka_unit_test(test_runs_outside_the_cache_are_refused),
-      cmocka_unit_test(test_top_k_without_finite_logits),   cmocka_unit_test(test_unknown_kernels_and_devices_are_refused),
+      cmocka_unit_test(test_precision_of_every_kernel_set),
+      cmocka_unit_test(test_numbers_do_not_depend_on_threads),
+      cmocka_unit_test(test_not_finite_activations_show),
+      cmocka_unit_test(test_memory_is_accounted_and_capped),
+      cmocka_unit_test(test_sessions_made_at_once_respect_the_cap),
+      cmocka_unit_test(test_broken_programs_are_refused),
+      cmocka_unit_test(test_runs_outside_the_cache_are_refused),
+      cmocka_unit_test(test_top_k_without_finite_logits),
+      cmocka_unit_test(test_unknown_kernels_and_devices_are_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,26 +11,41 @@ enum { PREFILL_TOKENS = 240, LARGE_PAGE = 2 << 20, BANDWIDTH_BUFFER = 512 << 20 
 
 /* ---- memory ---- */
 
+/* Counts the bytes before they are allocated, so that sessions that are made at the same time cannot pass the cap together. *before is
+ * what was in use. */
+static bool reserve(cpu_backend *backend, uint64_t bytes, uint64_t *before) {
+  uint64_t after;
+  *before = atomic_load(&backend->memory_current);
+  do {
+    if (!bpdq_add_u64(*before, bytes, &after) || (backend->memory_cap && after > backend->memory_cap)) return false;
+  } while (!atomic_compare_exchange_weak(&backend->memory_current, before, after));
+  return true;
+}
+
+static void raise_peak(cpu_backend *backend, uint64_t current) {
+  uint64_t peak = atomic_load(&backend->memory_peak);
+  while (current > peak && !atomic_compare_exchange_weak(&backend->memory_peak, &peak, current)) {
+  }
+}
+
 bpdq_status cpu_allocate(cpu_backend *backend, uint64_t bytes, const char *what, uint8_t **memory, bpdq_error *error) {
   *memory = NULL;
   uint64_t alignment = bytes >= 4 * LARGE_PAGE ? LARGE_PAGE : 64;
-  uint64_t before = atomic_load(&backend->memory_current), after = 0;
-  bool sane = bytes <= SIZE_MAX / 2 && bpdq_add_u64(before, bytes, &after);
-  if (sane && backend->memory_cap && after > backend->memory_cap) {
+  uint64_t before = atomic_load(&backend->memory_current);
+  bool sane = bytes <= SIZE_MAX / 2;
+  if (sane && !reserve(backend, bytes, &before)) {
     return bpdq_fail(error, BPDQ_ERROR_MEMORY,
                      "%.1f MiB for %s do not fit under the memory cap: %.1f of %.1f MiB are in use; raise --memory-cap or lower --ctx",
                      (double)bytes / 0x1p20, what, (double)before / 0x1p20, (double)backend->memory_cap / 0x1p20);
   }
   uint8_t *block = sane ? aligned_alloc(alignment, bpdq_round_up(bytes ? bytes : 1, alignment)) : NULL;
   if (!block) {
+    if (sane) atomic_fetch_sub(&backend->memory_current, bytes);
     return bpdq_fail(error, BPDQ_ERROR_MEMORY,
                      "out of memory: %.1f MiB for %s, %.1f MiB are in use; use a smaller model or a shorter context",
                      (double)bytes / 0x1p20, what, (double)before / 0x1p20);
   }
-  after = atomic_fetch_add(&backend->memory_current, bytes) + bytes;
-  uint64_t peak = atomic_load(&backend->memory_peak);
-  while (after > peak && !atomic_compare_exchange_weak(&backend->memory_peak, &peak, after)) {
-  }
+  raise_peak(backend, before + bytes);
   *memory = block;
   return BPDQ_OK;
 }
