@@ -309,6 +309,7 @@ bpdq_status bpdq_benchmark_ops(const bpdq_op_benchmark *what, const bpdq_model_o
   b->what = *what;
   bpdq_status status = bpdq_random_config(what->shape, &b->config, error);
   if (status == BPDQ_OK) status = check_request(b, error);
+  if (status == BPDQ_OK) status = bpdq_check_activations(options->activations, error);
   size_t count = status == BPDQ_OK ? list_operations(b, list) : 0;
   if (status == BPDQ_OK) status = check_operation(what->operation, list, count, error);
   if (status == BPDQ_OK) status = start_backend(b, options, error);

@@ -317,6 +317,7 @@ static void log_rate(const bpdq_model *model, double device_seconds, double text
 static bpdq_status load_all(bpdq_model *model, const char *folder, const bpdq_model_options *options, bpdq_error *error) {
   uint64_t start = bpdq_monotonic_nanoseconds();
   double device_seconds = 0;
+  BPDQ_TRY(bpdq_check_activations(options->activations, error));
   BPDQ_TRY(bpdq_checkpoint_open(folder, &model->checkpoint, &model->log, error));
   model->config = model->checkpoint.config;
   model->weight_bytes = model->checkpoint.weight_bytes;

@@ -73,6 +73,13 @@ void bpdq_model_get_info(const bpdq_model *model, bpdq_model_info *info) {
   memcpy(info->choice, model->choice, sizeof info->choice);
 }
 
+bpdq_status bpdq_check_activations(bpdq_activations activations, bpdq_error *error) {
+  if (activations == BPDQ_ACTIVATIONS_DEFAULT || activations == BPDQ_ACTIVATIONS_F32 || activations == BPDQ_ACTIVATIONS_16 ||
+      activations == BPDQ_ACTIVATIONS_8)
+    return BPDQ_OK;
+  return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "activations must be 32, 16, 8 or 0 (the default), not %d", (int)activations);
+}
+
 void bpdq_model_memory(const bpdq_model *model, uint64_t *current, uint64_t *peak) {
   *current = *peak = 0;
   if (model->backend) model->backend->memory(model->backend, current, peak);

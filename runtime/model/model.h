@@ -91,6 +91,9 @@ static inline int64_t bpdq_default_context(int64_t limit) { return limit < 4096 
 /* bpdq_inspect, of a checkpoint that is open. */
 bpdq_status bpdq_inspect_checkpoint(const bpdq_checkpoint *checkpoint, bpdq_inspection **inspection, bpdq_error *error);
 
+/* Of a bpdq_model_options; a precision that does not exist would otherwise be met by the first run alone. */
+bpdq_status bpdq_check_activations(bpdq_activations activations, bpdq_error *error);
+
 /* Loading, shared by load.c and random.c. */
 void bpdq_model_count_linear(bpdq_model *model, const model_linear *linear);
 void bpdq_model_finish_counts(bpdq_model *model);

@@ -77,6 +77,7 @@ bpdq_status bpdq_model_random(const char *name, int planes, int group, const bpd
   bpdq_config config;
   BPDQ_TRY(bpdq_random_config(name, &config, error));
   BPDQ_TRY(bpdq_random_check(planes, group, error));
+  BPDQ_TRY(bpdq_check_activations(options->activations, error));
   bpdq_model *model = calloc(1, sizeof *model);
   if (!model) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
   model->log = (bpdq_log){options->log, options->log_user};

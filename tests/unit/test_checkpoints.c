@@ -220,6 +220,19 @@ static void a_session_refuses_what_does_not_fit(void **state) {
   bpdq_model_free(model);
 }
 
+static void an_unknown_precision_is_refused(void **state) {
+  (void)state;
+  bpdq_model *model;
+  bpdq_error error = {0};
+  bpdq_model_options options = bpdq_model_default_options();
+  options.backend = "cpu";
+  options.activations = (bpdq_activations)4;
+  assert_int_equal(bpdq_model_load(BPDQ_SHARED "/vectors/ckpt-qwen2-k2-g64", &options, &model, &error), BPDQ_ERROR_ARGUMENT);
+  assert_null(model);
+  assert_int_equal(bpdq_model_random("tiny", 2, 64, &options, &model, &error), BPDQ_ERROR_ARGUMENT);
+  assert_non_null(strstr(error.message, "activations"));
+}
+
 static bool cancel_and_stop(void *user, int32_t token, const char *text, size_t length) {
   (void)token, (void)text, (void)length;
   bpdq_session_cancel(user);
@@ -323,7 +336,9 @@ static void sequences_are_sampled_from_their_own_logits(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(every_backend_reproduces_the_reference),
-                                     cmocka_unit_test(a_session_refuses_what_does_not_fit), cmocka_unit_test(a_cancel_stops_one_generation),
+                                     cmocka_unit_test(a_session_refuses_what_does_not_fit),
+                                     cmocka_unit_test(a_cancel_stops_one_generation),
+                                     cmocka_unit_test(an_unknown_precision_is_refused),
                                      cmocka_unit_test(sequences_are_independent),
                                      cmocka_unit_test(sequences_are_sampled_from_their_own_logits)};
   return cmocka_run_group_tests(tests, NULL, NULL);
