@@ -274,8 +274,8 @@ BPDQ_API bpdq_status bpdq_evaluate(bpdq_session *session, const int32_t *tokens,
 /* Like bpdq_evaluate, and writes the logits of every token: `logits` is f32 [count, vocab_size], row-major. */
 BPDQ_API bpdq_status bpdq_evaluate_all(bpdq_session *session, const int32_t *tokens, size_t count, float *logits, bpdq_error *error);
 
-/* Appends one token to each of the session's sequences (tokens[sequences]) and computes their logits. All sequences
- * must be at the same position. */
+/* Appends one token to each of the session's sequences (tokens[sequences]) and computes their logits. Each sequence has a
+ * position of its own. */
 BPDQ_API bpdq_status bpdq_evaluate_batch(bpdq_session *session, const int32_t *tokens, bpdq_error *error);
 
 /* Copies the logits of the last evaluated token (of sequence `sequence`): f32 [vocab_size]. */
