@@ -120,8 +120,10 @@ static bpdq_status take_over(bpdq_writer *w, const bpdq_quantize_options *option
                              bpdq_error *error) {
   bool started = file_exists(bpdq_path_join(w->staging, "settings.json"));
   if (options->resume && started) {
+    w->keep = true; /* what is there is what the user asked for, also where the options turn out not to fit it */
     BPDQ_TRY(check_settings(w, settings, error));
     if (!bpdq_path_is_folder(w->model) && bpdq_path_is_folder(w->destination)) {
+      w->keep = false;
       *complete = true; /* killed between the last rename and the removal of the staging folder */
       return bpdq_remove_folder(w->staging, error);
     }
@@ -129,7 +131,6 @@ static bpdq_status take_over(bpdq_writer *w, const bpdq_quantize_options *option
     BPDQ_TRY(bpdq_list_folder(w->model, remove_stray, w->model, error));
     BPDQ_TRY(bpdq_list_folder(w->staging, remove_stray, w->staging, error));
     count_finished(w);
-    w->keep = true;
     return BPDQ_OK;
   }
   count_finished(w);

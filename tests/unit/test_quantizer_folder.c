@@ -244,8 +244,9 @@ static void resuming_gives_the_same_files(void **unused) {
   quantize("whole", &options);
   static const int MOMENTS[] = {1, 5, 11, 12, 17, 21};
   for (size_t i = 0; i < sizeof MOMENTS / sizeof *MOMENTS; i++) {
-    char name[32];
+    char name[32], block[64];
     sprintf(name, "resumed-%zu", i);
+    sprintf(block, "%s.partial/block-00000.json", name);
     stopper stop = {MOMENTS[i], 0};
     options.progress = stop_later;
     options.progress_user = &stop;
@@ -261,6 +262,7 @@ static void resuming_gives_the_same_files(void **unused) {
       assert_int_equal(try_quantize("dense", name, &options, &error), BPDQ_ERROR_ARGUMENT);
       assert_non_null(strstr(error.message, "planes"));
       options.planes = 2;
+      assert_true(exists(block)); /* a refusal costs nothing of what is done */
     }
     options.resume = true;
     quantize(name, &options);
