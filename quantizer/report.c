@@ -120,18 +120,23 @@ static void override_pattern(const char *module, char *pattern, size_t size) {
   snprintf(pattern + n, size - n, "$");
 }
 
+/* False where memory is short. */
+static bool override(json_t *dynamic, const char *module, int planes) {
+  char pattern[400];
+  override_pattern(module, pattern, sizeof pattern);
+  return json_object_set_new(dynamic, pattern, json_pack("{si}", "msbits", planes)) == 0;
+}
+
 static json_t *overrides(const bpdq_checkpoint *checkpoint, const bpdq_quantize_options *options, const uint8_t *planes) {
   json_t *dynamic = json_object();
-  for (int64_t i = 0; dynamic && i < checkpoint->config.layers * BPDQ_LINEARS; i++) {
-    if (planes[i] == options->planes) continue;
-    char pattern[400];
-    override_pattern(bpdq_block_source(&checkpoint->layers[i / BPDQ_LINEARS], (int)(i % BPDQ_LINEARS))->name, pattern, sizeof pattern);
-    if (json_object_set_new(dynamic, pattern, json_pack("{si}", "msbits", planes[i]))) {
-      json_decref(dynamic);
-      return NULL;
-    }
-  }
-  return dynamic;
+  bool done = dynamic != NULL;
+  for (int64_t i = 0; done && i < checkpoint->config.layers * BPDQ_LINEARS; i++)
+    if (planes[i] != options->planes)
+      done = override(dynamic, bpdq_block_source(&checkpoint->layers[i / BPDQ_LINEARS], (int)(i % BPDQ_LINEARS))->name, planes[i]);
+  if (done && options->head_bits && options->head_bits != options->planes) done = override(dynamic, "lm_head", options->head_bits);
+  if (done) return dynamic;
+  json_decref(dynamic);
+  return NULL;
 }
 
 json_t *bpdq_quantization_json(const bpdq_checkpoint *checkpoint, const bpdq_quantize_options *o, const uint8_t *planes, bool head) {

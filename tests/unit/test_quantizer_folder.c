@@ -199,6 +199,9 @@ static void head_becomes_planes(void **unused) {
     if (bpdq_checkpoint_open(path_in(name, path), &made, NULL, &error) != BPDQ_OK) fail_msg("%s", error.message);
     assert_true(made.config.quantization.lm_head);
     assert_int_equal(made.head.planes, BITS[i]);
+    int planes, group;
+    assert_true(bpdq_config_module(&made.config, "lm_head", &planes, &group));
+    assert_int_equal(planes, BITS[i]);   /* the settings say so too */
     double error_square = 0, square = 0; /* of the head against the tied embedding it was made from */
     for (int64_t row = 0; row < VOCAB; row++) {
       float dense[HIDDEN];
