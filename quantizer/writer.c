@@ -319,13 +319,29 @@ bpdq_status bpdq_writer_index(const bpdq_writer *w, uint64_t *bytes, bpdq_error 
   return status;
 }
 
-/* The source's config.json as it is written, with quantization_config as its last member. */
+/* config.json with quantization_config put in the place of a null; NULL where there is none, or no memory. */
+static char *replace_null(const char *text, size_t size, const json_t *quantization) {
+  json_t *root = json_loadb(text, size, 0, NULL);
+  char *joined = NULL;
+  if (json_object_get(root, "quantization_config") && !json_object_set(root, "quantization_config", (json_t *)quantization))
+    joined = json_dumps(root, JSON_INDENT(1));
+  json_decref(root);
+  return joined;
+}
+
+/* The source's config.json as it is written, with quantization_config as its last member; a second member of that name would make it
+ * unreadable. */
 static bpdq_status write_config(const bpdq_writer *w, const char *source, const json_t *quantization, bpdq_error *error) {
   char *path = bpdq_path_join(source, "config.json"), *text = NULL, *added = NULL, *joined = NULL;
   size_t size = 0;
   bpdq_status status = path ? bpdq_read_file(path, LARGEST_JSON, &text, &size, error) : out_of_memory(error);
   if (status != BPDQ_OK) goto done;
+  joined = replace_null(text, size, quantization);
   char *brace = strrchr(text, '}');
+  if (joined) {
+    status = write_file(w->model, "config.json", joined, strlen(joined), error);
+    goto done;
+  }
   if (!brace) {
     status = bpdq_fail(error, BPDQ_ERROR_FORMAT, "%s: not a JSON object", path);
     goto done;

@@ -350,6 +350,33 @@ static void existing_folders_are_safe(void **unused) {
   quantize("busy", &options);
 }
 
+/* Copies the model "dense" with config.json ending in `more`. */
+static void copy_model(const char *name, const char *more) {
+  char command[1300], file[128], path[512], *text = NULL, *brace = NULL;
+  size_t size;
+  sprintf(command, "cp -r '%s/dense' '%s/%s'", folder, folder, name);
+  assert_int_equal(system(command), 0);
+  snprintf(file, sizeof file, "%s/config.json", name);
+  assert_int_equal(bpdq_read_file(path_in(file, path), 1 << 20, &text, &size, NULL), BPDQ_OK);
+  brace = strrchr(text, '}');
+  assert_non_null(brace);
+  char config[2048];
+  size = (size_t)snprintf(config, sizeof config, "%.*s%s}", (int)(brace - text), text, more);
+  free(text);
+  write_text(file, config, size);
+}
+
+static void null_settings_are_replaced(void **unused) {
+  (void)unused;
+  char calibration[512];
+  bpdq_error error = {0};
+  bpdq_quantize_options options = small_options(calibration);
+  options.method = BPDQ_METHOD_RTN;
+  copy_model("null", ", \"quantization_config\": null");
+  if (try_quantize("null", "of-null", &options, &error) != BPDQ_OK) fail_msg("%s", error.message);
+  check_folder("of-null", 2, 32);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(forward_gives_the_expected_logits),
@@ -362,6 +389,7 @@ int main(void) {
       cmocka_unit_test(bits_become_overrides),
       cmocka_unit_test(head_becomes_planes),
       cmocka_unit_test(existing_folders_are_safe),
+      cmocka_unit_test(null_settings_are_replaced),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }
