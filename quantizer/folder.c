@@ -147,11 +147,17 @@ static void free_shard(shard *s) {
   free(s);
 }
 
-/* A tensor of the source as it is; NULL adds nothing. */
+/* A tensor of the source as it is; NULL adds nothing. That of a decoder saved on its own gets the "model." of a whole model's, which the
+ * names of the quantized linears have. */
 static void add_stored(shard *s, const bpdq_stored_tensor *tensor) {
   if (!tensor) return;
   bpdq_tensor_to_write *to = &s->tensors[s->count++];
-  *to = (bpdq_tensor_to_write){.name = tensor->name, .type = tensor->type, .dimensions = tensor->dimensions, .data = tensor->data};
+  const char *name = tensor->name;
+  if (strncmp(name, "model.", 6) && strncmp(name, "lm_head.", 8)) {
+    snprintf(s->names[s->count - 1], sizeof s->names[0], "model.%s", name);
+    name = s->names[s->count - 1];
+  }
+  *to = (bpdq_tensor_to_write){.name = name, .type = tensor->type, .dimensions = tensor->dimensions, .data = tensor->data};
   memcpy(to->shape, tensor->shape, sizeof to->shape);
 }
 

@@ -377,6 +377,32 @@ static void null_settings_are_replaced(void **unused) {
   check_folder("of-null", 2, 32);
 }
 
+/* A decoder saved on its own has no "model." before the names of its tensors: the checkpoint made of it has. */
+static void bare_decoder_becomes_a_whole_model(void **unused) {
+  (void)unused;
+  char calibration[512], path[600];
+  bpdq_error error = {0};
+  bpdq_quantize_options options = small_options(calibration);
+  bpdq_safetensors *file;
+  copy_model("bare", "");
+  quantize("of-whole", &options);
+  assert_int_equal(bpdq_safetensors_open(path_in("dense/model.safetensors", path), &file, NULL), BPDQ_OK);
+  size_t count = bpdq_safetensors_count(file);
+  bpdq_tensor_to_write tensors[64];
+  assert_true(count <= sizeof tensors / sizeof *tensors);
+  for (size_t i = 0; i < count; i++) {
+    const bpdq_stored_tensor *t = bpdq_safetensors_at(file, i);
+    assert_int_equal(strncmp(t->name, "model.", 6), 0);
+    tensors[i] = (bpdq_tensor_to_write){.name = t->name + 6, .type = t->type, .dimensions = t->dimensions, .data = t->data};
+    memcpy(tensors[i].shape, t->shape, sizeof tensors[i].shape);
+  }
+  assert_int_equal(bpdq_safetensors_write(path_in("bare/model.safetensors", path), tensors, count, NULL, NULL), BPDQ_OK);
+  bpdq_safetensors_close(file);
+  if (try_quantize("bare", "of-bare", &options, &error) != BPDQ_OK) fail_msg("%s", error.message);
+  check_folder("of-bare", 2, 32);
+  assert_same_folder("of-whole", "of-bare");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(forward_gives_the_expected_logits),
@@ -390,6 +416,7 @@ int main(void) {
       cmocka_unit_test(head_becomes_planes),
       cmocka_unit_test(existing_folders_are_safe),
       cmocka_unit_test(null_settings_are_replaced),
+      cmocka_unit_test(bare_decoder_becomes_a_whole_model),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }
