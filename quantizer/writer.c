@@ -184,7 +184,8 @@ static bpdq_status check_replaceable(const char *destination, bpdq_error *error)
   bool occupied = false;
   BPDQ_TRY(bpdq_list_folder(destination, note_entry, &occupied, error));
   if (!occupied) return BPDQ_OK;
-  return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "%s is not a model folder (it has no config.json), so it is not overwritten: choose another",
+  return bpdq_fail(error, BPDQ_ERROR_ARGUMENT,
+                   "%s is not a model folder (it has no config.json), so it is not overwritten: choose another, or move it away",
                    destination);
 }
 
@@ -386,9 +387,14 @@ static bpdq_status copy_files(const bpdq_writer *w, const char *source, bpdq_err
   return BPDQ_OK;
 }
 
-/* An existing destination steps aside into the staging folder, which is removed at the very end. */
+/* An existing destination steps aside into the staging folder, which is removed at the very end. A run can take hours, so what is under
+ * that name now need not be what was there, or was not there, at its start. */
 static bpdq_status give_name(bpdq_writer *w, bpdq_error *error) {
   if (bpdq_path_exists(w->destination)) {
+    if (!w->overwrite)
+      return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "%s was made by someone else meanwhile: move it away and finish with --resume",
+                       w->destination);
+    BPDQ_TRY(check_replaceable(w->destination, error));
     char *aside = bpdq_path_join(w->staging, "replaced");
     if (!aside) return out_of_memory(error);
     bpdq_status status = bpdq_remove_folder(aside, error);

@@ -403,6 +403,41 @@ static void bare_decoder_becomes_a_whole_model(void **unused) {
   assert_same_folder("of-whole", "of-bare");
 }
 
+/* Notes that someone puts under the output's name while the run lasts. */
+static bool make_destination(void *user, double fraction) {
+  (void)fraction;
+  char path[512], file[128];
+  if (exists(user)) return true;
+  assert_int_equal(bpdq_make_folder(path_in(user, path), NULL), BPDQ_OK);
+  snprintf(file, sizeof file, "%s/precious", (const char *)user);
+  write_text(file, "x", 1);
+  return true;
+}
+
+static void folders_made_meanwhile_are_safe(void **unused) {
+  (void)unused;
+  char calibration[512], command[600];
+  bpdq_error error = {0};
+  bpdq_quantize_options options = small_options(calibration);
+  options.method = BPDQ_METHOD_RTN;
+  options.progress = make_destination;
+  options.progress_user = "meanwhile";
+  for (int i = 0; i < 2; i++) { /* --overwrite is for model folders */
+    options.overwrite = i;
+    options.resume = i;
+    assert_int_equal(try_quantize("dense", "meanwhile", &options, &error), BPDQ_ERROR_ARGUMENT);
+    assert_non_null(strstr(error.message, "meanwhile"));
+    assert_true(exists("meanwhile/precious"));
+    assert_true(exists("meanwhile.partial/block-00001.json"));
+  }
+  sprintf(command, "%s/meanwhile", folder);
+  assert_int_equal(bpdq_remove_folder(command, NULL), BPDQ_OK);
+  options.progress = NULL;
+  options.resume = true;
+  quantize("meanwhile", &options);
+  check_folder("meanwhile", 2, 32);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(forward_gives_the_expected_logits),
@@ -417,6 +452,7 @@ int main(void) {
       cmocka_unit_test(existing_folders_are_safe),
       cmocka_unit_test(null_settings_are_replaced),
       cmocka_unit_test(bare_decoder_becomes_a_whole_model),
+      cmocka_unit_test(folders_made_meanwhile_are_safe),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }
