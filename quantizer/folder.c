@@ -451,6 +451,9 @@ static bpdq_status check_source(const run *r, const char *source, bpdq_error *er
 static bpdq_status prepare(run *r, const char *source, const char *destination, bool *complete, bpdq_error *error) {
   const bpdq_quantize_options *o = r->options;
   const bpdq_config *config = &r->checkpoint.config;
+  if (bpdq_path_within(source, destination))
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "%s holds the model to quantize (%s), which would be lost: choose another output folder",
+                     destination, source);
   if (r->method->calibrated || o->bits > 0)
     BPDQ_TRY(bpdq_calibration_load(source, config->vocab_size, config->context_length, o, &r->log, &r->calibration, error));
   r->planes = bpdq_alloc_array((size_t)(config->layers * BPDQ_LINEARS), 1);

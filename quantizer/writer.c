@@ -179,6 +179,17 @@ static bool note_entry(void *user, const char *name) {
   return false;
 }
 
+/* Whether the last part of the path is a name that a folder can be given. */
+static bool has_name(const char *path) {
+  size_t length = strlen(path);
+  while (length && path[length - 1] == '/') length--;
+  size_t start = length;
+  while (start && path[start - 1] != '/') start--;
+  const char *name = path + start;
+  length -= start;
+  return length && strncmp(name, ".", length) && strncmp(name, "..", length);
+}
+
 static bpdq_status check_replaceable(const char *destination, bpdq_error *error) {
   if (!bpdq_path_exists(destination) || file_exists(bpdq_path_join(destination, "config.json"))) return BPDQ_OK;
   bool occupied = false;
@@ -193,7 +204,9 @@ bpdq_status bpdq_writer_open(const char *destination, const bpdq_quantize_option
                              const json_t *settings, bpdq_writer **writer, bool *complete, bpdq_error *error) {
   *writer = NULL;
   *complete = false;
-  if (!*destination) return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "the output folder has no name");
+  if (!has_name(destination))
+    return bpdq_fail(error, BPDQ_ERROR_ARGUMENT, "the output folder '%s' has no name of its own: pass one, like NAME or FOLDER/NAME",
+                     destination);
   bpdq_writer *w = calloc(1, sizeof *w);
   if (!w) return out_of_memory(error);
   w->blocks = blocks;

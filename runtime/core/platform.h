@@ -30,6 +30,8 @@ void bpdq_unmap_scratch(void *memory, uint64_t bytes); /* NULL is allowed */
 
 bool bpdq_path_exists(const char *path);
 bool bpdq_path_is_folder(const char *path);
+/* Whether `path` is `folder` or lies somewhere in it, symbolic links followed. False where one of them does not exist. */
+bool bpdq_path_within(const char *path, const char *folder);
 
 /* "folder/name" in malloc'ed memory; NULL when out of memory. */
 char *bpdq_path_join(const char *folder, const char *name);

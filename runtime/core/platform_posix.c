@@ -192,6 +192,16 @@ bool bpdq_path_is_folder(const char *path) {
   return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+bool bpdq_path_within(const char *path, const char *folder) {
+  char *inner = realpath(path, NULL), *outer = realpath(folder, NULL);
+  size_t length = outer ? strlen(outer) : 0;
+  if (length == 1) length = 0; /* "/" holds everything */
+  bool within = inner && outer && !strncmp(inner, outer, length) && (!inner[length] || inner[length] == '/');
+  free(inner);
+  free(outer);
+  return within;
+}
+
 char *bpdq_path_join(const char *folder, const char *name) {
   size_t length = strlen(folder);
   bool separated = length == 0 || folder[length - 1] == '/';

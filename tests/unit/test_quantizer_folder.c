@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 #include <math.h>
+#include <unistd.h>
 
 #include "core/half.h"
 #include "quantizer/budget.h"
@@ -438,6 +439,31 @@ static void folders_made_meanwhile_are_safe(void **unused) {
   check_folder("meanwhile", 2, 32);
 }
 
+/* The output never takes the source's place, whatever the options and however the two are written. */
+static void sources_are_safe(void **unused) {
+  (void)unused;
+  char calibration[512], path[512], link[512], command[600];
+  bpdq_error error = {0};
+  bpdq_quantize_options options = small_options(calibration);
+  options.method = BPDQ_METHOD_RTN;
+  options.overwrite = true;
+  copy_model("source", "");
+  assert_int_equal(symlink(path_in("source", path), path_in("link", link)), 0);
+  sprintf(command, "cp -r '%s/dense' '%s/source/inner'", folder, folder);
+  assert_int_equal(system(command), 0);
+  static const char *const PAIRS[][2] = {
+      {"source", "source"}, {"source", "source/../source"}, {"link", "source"}, {"source", "link"}, {"source/inner", "source"}};
+  for (size_t i = 0; i < sizeof PAIRS / sizeof *PAIRS; i++) {
+    assert_int_equal(try_quantize(PAIRS[i][0], PAIRS[i][1], &options, &error), BPDQ_ERROR_ARGUMENT);
+    assert_non_null(strstr(error.message, "choose another"));
+    assert_true(exists("source/model.safetensors"));
+  }
+  assert_int_equal(try_quantize("dense", "source/inner/.", &options, &error), BPDQ_ERROR_ARGUMENT);
+  assert_non_null(strstr(error.message, "source/inner/."));
+  assert_false(exists("source/inner/..partial"));
+  if (try_quantize("source", "source/inner", &options, &error) != BPDQ_OK) fail_msg("%s", error.message);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(forward_gives_the_expected_logits),
@@ -453,6 +479,7 @@ int main(void) {
       cmocka_unit_test(null_settings_are_replaced),
       cmocka_unit_test(bare_decoder_becomes_a_whole_model),
       cmocka_unit_test(folders_made_meanwhile_are_safe),
+      cmocka_unit_test(sources_are_safe),
   };
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }
