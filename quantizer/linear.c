@@ -73,6 +73,7 @@ bpdq_status bpdq_quantize_linear(bpdq_algebra *algebra, const bpdq_inputs *input
   bpdq_clock_add(&clock, &parts->target);
   bpdq_status status;
   BPDQ_TRY_GOTO(method->run(algebra, work, options, parts, error), done);
+  BPDQ_TRY_GOTO(bpdq_quantize_go_on(options, error), done);
   clock = bpdq_clock_start(algebra);
   BPDQ_TRY_GOTO(algebra->result(algebra, work, result, error), done);
   bpdq_clock_add(&clock, &parts->result);

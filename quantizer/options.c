@@ -92,3 +92,7 @@ bpdq_status bpdq_check_quantize_options(const bpdq_quantize_options *options, bp
 }
 
 bool bpdq_quantize_cancelled(const bpdq_quantize_options *options) { return options->cancel && *options->cancel; }
+
+bpdq_status bpdq_quantize_go_on(const bpdq_quantize_options *options, bpdq_error *error) {
+  return bpdq_quantize_cancelled(options) ? bpdq_fail(error, BPDQ_ERROR_CANCELLED, "quantize: interrupted") : BPDQ_OK;
+}

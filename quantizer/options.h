@@ -9,5 +9,7 @@
 bpdq_status bpdq_check_quantize_options(const bpdq_quantize_options *options, bpdq_error *error);
 
 bool bpdq_quantize_cancelled(const bpdq_quantize_options *options);
+/* BPDQ_ERROR_CANCELLED where it is: asked between the steps of a linear, of which a large one takes minutes. */
+bpdq_status bpdq_quantize_go_on(const bpdq_quantize_options *options, bpdq_error *error);
 
 #endif

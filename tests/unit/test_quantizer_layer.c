@@ -326,6 +326,22 @@ static void files_are_checked(void **unused) {
   }
 }
 
+/* Within the layer, whatever the method, and nothing is written. */
+static void layers_can_be_cancelled(void **unused) {
+  (void)unused;
+  char path[512], output[512];
+  const volatile int cancel = 1;
+  bpdq_quantize_options options = bpdq_quantize_default_options();
+  options.cancel = &cancel;
+  for (bpdq_quantize_method method = BPDQ_METHOD_BPDQ; method <= BPDQ_METHOD_RTN; method++) {
+    bpdq_error error = {0};
+    options.method = method;
+    assert_int_equal(bpdq_quantize_layer_file(input_path(VECTORS, path), output_path("cancelled", output), &options, NULL, &error),
+                     BPDQ_ERROR_CANCELLED);
+    assert_int_not_equal(access(output, F_OK), 0);
+  }
+}
+
 static void options_are_checked(void **unused) {
   (void)unused;
   bpdq_error error = {0};
@@ -356,9 +372,10 @@ static int remove_folder(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(rtn_and_gptq_match), cmocka_unit_test(reference_matches), cmocka_unit_test(bpdq_is_far_better),
-      cmocka_unit_test(every_step_pays),    cmocka_unit_test(odd_layers),        cmocka_unit_test(options_are_checked),
-      cmocka_unit_test(files_are_checked),  cmocka_unit_test(targets_agree),     cmocka_unit_test(threads_do_not_matter),
+      cmocka_unit_test(rtn_and_gptq_match),    cmocka_unit_test(reference_matches), cmocka_unit_test(bpdq_is_far_better),
+      cmocka_unit_test(every_step_pays),       cmocka_unit_test(odd_layers),        cmocka_unit_test(layers_can_be_cancelled),
+      cmocka_unit_test(options_are_checked),   cmocka_unit_test(files_are_checked), cmocka_unit_test(targets_agree),
+      cmocka_unit_test(threads_do_not_matter),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
