@@ -49,20 +49,25 @@ typedef struct evaluation {
   double fraction;
 } evaluation;
 
+/* `whose`: "the model" or "the --against model". */
+static bpdq_status check_finite(const evaluation *e, const float *logits, const char *whose, bpdq_error *error) {
+  if (score_finite(logits, e->vocab)) return BPDQ_OK;
+  error->status = BPDQ_ERROR_INTERNAL;
+  snprintf(error->message, sizeof error->message, "%s's logits are not finite numbers; try --backend cpu or --activations f32", whose);
+  return error->status;
+}
+
 /* Scores `rows` predictions of one chunk: row i predicts next[i]. */
 static bpdq_status score_chunk(evaluation *e, const int32_t *next, size_t rows, bpdq_error *error) {
   for (size_t i = 0; i < rows; i++) {
     const float *logits = e->model.logits + i * (size_t)e->vocab;
-    if (!score_finite(logits, e->vocab)) {
-      error->status = BPDQ_ERROR_INTERNAL;
-      snprintf(error->message, sizeof error->message, "the model's logits are not finite numbers; try --backend cpu or --activations f32");
-      return error->status;
-    }
+    if (check_finite(e, logits, "the model", error) != BPDQ_OK) return error->status;
     double lse = score_log_sum_exp(logits, e->vocab);
     e->nll += lse - (double)logits[next[i]];
     e->tokens++;
     if (!e->dense.session) continue;
     const float *dense = e->dense.logits + i * (size_t)e->vocab;
+    if (check_finite(e, dense, "the --against model", error) != BPDQ_OK) return error->status;
     e->kl += score_kl(dense, score_log_sum_exp(dense, e->vocab), logits, lse, e->vocab);
     e->agreed += score_argmax(dense, e->vocab) == score_argmax(logits, e->vocab);
   }

@@ -44,6 +44,17 @@ def huge_header(folder):
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + data[8:])
 
 
+def not_finite(folder):
+    """The first element of the last norm is not a number."""
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    size = struct.unpack("<Q", data[:8])[0]
+    norm = json.loads(data[8 : 8 + size])["model.norm.weight"]
+    begin, end = (8 + size + offset for offset in norm["data_offsets"])
+    width = (end - begin) // norm["shape"][0]
+    data[begin : begin + width] = b"\xff" * (width - 1) + b"\x7f"
+    (folder / "model.safetensors").write_bytes(data)
+
+
 def models(checks, folder):
     cases = {
         "no-weights": (lambda f: (f / "model.safetensors").unlink(), "no-weights"),
@@ -90,6 +101,10 @@ def requests(checks, folder):
     (folder / "short.txt").write_text("")
     checks.failure(bpdq("eval", CHECKPOINT, "--text", folder / "short.txt"), "short.txt")
     checks.failure(bpdq("eval", CHECKPOINT, "--text", __file__, "--against", MODEL), "vocabulary")
+    dense = damaged(folder, "not-finite", not_finite)
+    (folder / "some.txt").write_text("some words " * 10)
+    checks.failure(bpdq("eval", CHECKPOINT, "--text", folder / "some.txt", "--against", dense, "--json"), "--against", "not finite")
+    shutil.rmtree(dense)
     checks.failure(bpdq("bench", "--shape", "qwen9"), "qwen9")
     for words in (["--depth", most], ["-p", most + 1], ["-n", most + 1]):  # --ctx, which was not given, is not what is wrong
         result = bpdq("bench", CHECKPOINT, *words)
