@@ -67,6 +67,6 @@ static inline vf exponential(vf x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  vf scale = (vf)(((vi)shifted << 23) + 0x3f800000);
+  vf scale = (vf)(((vu)shifted << 23) + 0x3f800000u); /* unsigned: far below -87.3 it wraps, and is not used */
   return choose(x < broadcast(-87.3f), (vf){0}, p * scale);
 }
