@@ -115,6 +115,12 @@ static bpdq_status check_settings(const bpdq_writer *w, const json_t *settings, 
   return status;
 }
 
+static void remove_named(const char *folder, const char *name) {
+  char *path = bpdq_path_join(folder, name);
+  if (path) remove(path);
+  free(path);
+}
+
 /* An interrupted run is in the staging folder: go on with it, or clear it away. */
 static bpdq_status take_over(bpdq_writer *w, const bpdq_quantize_options *options, const json_t *settings, bool *complete,
                              bpdq_error *error) {
@@ -141,15 +147,14 @@ static bpdq_status take_over(bpdq_writer *w, const bpdq_quantize_options *option
                      w->staging, (long long)w->finished);
   }
   w->finished = 0;
+  remove_named(w->staging, "settings.json"); /* first: beside them, a missing model folder would mean a run that was complete */
   BPDQ_TRY(bpdq_remove_folder(w->model, error));
   for (int64_t block = 0; block < w->blocks; block++) {
     char *path = block_name(w, block);
     if (path) remove(path);
     free(path);
   }
-  char *plan = bpdq_path_join(w->staging, "plan.json");
-  if (plan) remove(plan);
-  free(plan);
+  remove_named(w->staging, "plan.json");
   BPDQ_TRY(bpdq_make_folder(w->model, error));
   return write_json(w->staging, "settings.json", settings, error);
 }
