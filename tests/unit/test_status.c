@@ -30,7 +30,7 @@ static void a_message_is_not_cut_within_a_character(void **state) {
   (void)state;
   char text[2 * sizeof((bpdq_error *)0)->message + 1] = "";
   bpdq_error error = {0};
-  for (size_t i = 0; i + 2 < sizeof text; i += 2) memcpy(text + i, "\xc3\xa9", 2);
+  for (size_t i = 0; i + 2 < sizeof text; i += 2) text[i] = '\xc3', text[i + 1] = '\xa9';
   bpdq_fail(&error, BPDQ_ERROR_IO, "%s", text);
   assert_int_equal(strlen(error.message), sizeof error.message - 1);
   assert_int_equal(error.message[sizeof error.message - 2], '?');
