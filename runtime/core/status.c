@@ -4,26 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Bytes of the UTF-8 character at the start of NUL-terminated text, or 0 where there is none (Unicode table 3-7). */
-static size_t character_bytes(const unsigned char *text) {
-  unsigned char first = text[0], low = 0x80, high = 0xbf;
-  if (first < 0x80) return 1;
-  if (first < 0xc2 || first > 0xf4) return 0;
-  size_t bytes = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-  if (first == 0xe0) low = 0xa0;
-  if (first == 0xf0) low = 0x90;
-  if (first == 0xed) high = 0x9f;
-  if (first == 0xf4) high = 0x8f;
-  for (size_t i = 1; i < bytes; i++, low = 0x80, high = 0xbf)
-    if (text[i] < low || text[i] > high) return 0;
-  return bytes;
-}
+#include "core/utf8.h"
 
 void bpdq_make_one_line(char *text) {
-  while (*text) {
-    size_t bytes = character_bytes((const unsigned char *)text);
-    if (bytes == 0 || (unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
-    text += bytes ? bytes : 1;
+  for (size_t left = strlen(text), size; left > 0; text += size, left -= size) {
+    uint32_t codepoint;
+    bool valid = bpdq_utf8_next(text, left, &codepoint, &size) == BPDQ_UTF8_VALID;
+    if (!valid) size = 1; /* the bytes behind it are looked at on their own */
+    if (!valid || codepoint < 0x20 || codepoint == 0x7f) *text = '?';
   }
 }
 

@@ -9,6 +9,7 @@
 #include <jansson.h>
 
 #include "core/checked.h"
+#include "core/utf8.h"
 #include "format/tokenizer.h"
 
 /* ---- growable text and id lists (tokenizer_table.c) ---- */
@@ -97,12 +98,6 @@ static inline const bpdq_merge *bpdq_merge_find(const bpdq_merge_table *table, i
 
 /* ---- Unicode (tokenizer_unicode.c) ---- */
 
-typedef enum bpdq_utf8_kind { BPDQ_UTF8_VALID, BPDQ_UTF8_INVALID, BPDQ_UTF8_INCOMPLETE } bpdq_utf8_kind;
-
-/* Looks at the sequence at the start of bytes[0..length), length >= 1. VALID: *size bytes encode *codepoint. INVALID: the first *size
- * bytes are a maximal ill-formed subsequence (Unicode 3.9, "U+FFFD substitution of maximal subparts"). INCOMPLETE: all *size == length
- * bytes could still become valid. */
-bpdq_utf8_kind bpdq_utf8_next(const char *bytes, size_t length, uint32_t *codepoint, size_t *size);
 /* Of text known to be valid UTF-8, length >= 1. */
 uint32_t bpdq_utf8_decode(const char *bytes, size_t *size);
 size_t bpdq_utf8_encode(uint32_t codepoint, char bytes[4]);
