@@ -4,7 +4,8 @@
 // the parts; how long they are follows from the row's position, and work groups past its end have nothing to do. With ROPE (one row per
 // run, no norms) it also does what rope_cache.comp does, but for the rotated queries, which stay here. The KV caches are laid out as in
 // rope_cache.comp. With BYTES (one row per run) it also prepares its results as the input of the product behind it (prepared.glsl). ALONE: it
-// never does, and needs 8 storage buffers instead of 9.
+// never does, and needs 8 storage buffers instead of 9. MATRIX: work groups that have no more to do read what the product behind begins with
+// (early.glsl); 11 storage buffers.
 // What happens to keys and values is in attention_row_plain.glsl, or in attention_row_matrix.glsl (MATRIX: on cooperative matrices).
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_control_flow_attributes : require
@@ -56,12 +57,18 @@ layout(set = 0, binding = 3) readonly buffer KeyCache2 { uvec2 key_cache2[]; };
 layout(set = 0, binding = 3) readonly buffer KeyCache4 { uvec4 key_cache4[]; };
 layout(set = 0, binding = 4) readonly buffer ValueCache { uint value_cache[]; };
 layout(set = 0, binding = 4) readonly buffer ValueCache2 { uvec2 value_cache2[]; };
+// SPLIT: what the parts found, as attention_row_*.glsl say, and how many parts have finished, [rows][work groups per part].
 #ifdef MATRIX
 layout(set = 0, binding = 4) readonly buffer ValueCache4 { uvec4 value_cache4[]; };
-#endif
-// SPLIT: what the parts found, [rows][heads][SPLIT][HEAD_DIM / 4 + 1]: weighted values, then maximum and sum; and how many parts have
-// finished, [rows][work groups per part].
+layout(set = 0, binding = 5) coherent buffer PartialPairs { uvec2 partial_pairs[]; };
+layout(set = 0, binding = 5) coherent buffer PartialUnits { uvec4 partial_units[]; };
+layout(set = 0, binding = 5) coherent buffer PartialSums { vec2 partial_sums[]; };
+#define EARLY_CONSTANT 8
+#define EARLY_BINDING 9
+#include "early.glsl"
+#else
 layout(set = 0, binding = 5) coherent buffer Partial { vec4 partial[]; };
+#endif
 layout(set = 0, binding = 7) coherent buffer Finished { uint finished[]; };
 #ifndef ALONE
 layout(set = 0, binding = 8) writeonly buffer Next { uint next[]; };
@@ -71,6 +78,7 @@ layout(push_constant) uniform Push {
   uint scales_offset; // words before the scales of a q8 cache
   float scale;
   uint next_blocks; // of the next product's input
+  uint zero;        // MATRIX
 } push;
 const uint UNITS = HEAD_DIM / 8; // 8 values of a key
 const uint QUADS = HEAD_DIM / 4; // 4 values of a value row
@@ -195,7 +203,7 @@ float own_value_scale() { return 0.0; }
 
 // What the loop over keys and values needs of the rest, and below: what it provides.
 void put_result(uint h, uint column, float value);
-uint partial_of(uint head, uint split);
+uint part_of(uint head, uint split);
 #ifdef MATRIX
 #include "attention_row_matrix.glsl"
 #else
@@ -207,7 +215,7 @@ void put_result(uint h, uint column, float value) {
   if (BYTES != 0) queries[h * QUADS + column / 4][column % 4] = value;
 }
 
-uint partial_of(uint head, uint split) { return ((token * push.heads + head) * SPLIT + split) * (QUADS + 1); }
+uint part_of(uint head, uint split) { return (token * push.heads + head) * SPLIT + split; }
 
 // True in the work group that finishes last, for which all others' parts are visible. Leaves the counter at 0 for the next run.
 bool finish_last(uint parts) {
@@ -221,64 +229,6 @@ bool finish_last(uint parts) {
   barrier();
   memoryBarrierBuffer();
   return is_last;
-}
-
-// The factors of the parts' sums, as shares: of head h and part i at h * MOST_PARTS + i.
-#ifdef SUBGROUP
-void find_shares(uint parts) {
-  for (uint h = thread / 32; h < live; h += THREADS / 32) {
-    float maxima[MOST_PARTS / 32], sums[MOST_PARTS / 32], largest = -3.0e38, sum = 0.0;
-    UNROLL for (uint i = 0; i < MOST_PARTS / 32; i++) {
-      uint split = thread % 32 + 32 * i;
-      vec4 found = split < parts ? partial[partial_of(first_head + h, split) + QUADS] : vec4(-3.0e38, 0, 0, 0);
-      maxima[i] = found.x;
-      sums[i] = found.y;
-      largest = max(largest, found.x);
-    }
-    UNROLL for (uint i = 1; i < 32; i <<= 1) largest = max(largest, subgroupShuffleXor(largest, i));
-    UNROLL for (uint i = 0; i < MOST_PARTS / 32; i++) sum += sums[i] * exp(maxima[i] - largest);
-    UNROLL for (uint i = 1; i < 32; i <<= 1) sum += subgroupShuffleXor(sum, i);
-    UNROLL for (uint i = 0; i < MOST_PARTS / 32; i++) put_share(h * MOST_PARTS + thread % 32 + 32 * i, exp(maxima[i] - largest) / sum);
-  }
-}
-#else
-void find_shares(uint parts) {
-  if (thread >= live) return;
-  float largest = -3.0e38, sum = 0.0;
-  for (uint i = 0; i < parts; i++) largest = max(largest, partial[partial_of(first_head + thread, i) + QUADS].x);
-  for (uint i = 0; i < parts; i++) {
-    vec4 found = partial[partial_of(first_head + thread, i) + QUADS];
-    float factor = exp(found.x - largest);
-    put_share(thread * MOST_PARTS + i, factor);
-    sum += factor * found.y;
-  }
-  for (uint i = 0; i < parts; i++) put_share(thread * MOST_PARTS + i, get_share(thread * MOST_PARTS + i) / sum);
-}
-#endif
-
-// Sums that a thread requests at once. More of them, or before their factors are known, is more code and was slower (docs/benchmarks/log.md).
-#if defined(MATRIX)
-const uint AT_ONCE = 17; // an H200 has 33 parts for each of 4 kv heads
-#elif defined(UNROLLED)
-const uint AT_ONCE = 16;
-#else
-const uint AT_ONCE = 4;
-#endif
-
-void merge_splits(uint parts) {
-  find_shares(parts);
-  barrier();
-  for (uint item = thread; item < live * QUADS; item += THREADS) {
-    uint h = item / QUADS, quad = item % QUADS, from = partial_of(first_head + h, 0) + quad;
-    vec4 total = vec4(0);
-    for (uint first = 0; first < parts; first += AT_ONCE) {
-      vec4 found[AT_ONCE];
-      UNROLL for (uint i = 0; i < AT_ONCE; i++) found[i] = partial[from + min(first + i, parts - 1) * (QUADS + 1)];
-      UNROLL for (uint i = 0; i < AT_ONCE; i++)
-        if (first + i < parts) total += get_share(h * MOST_PARTS + first + i) * found[i];
-    }
-    UNROLL for (uint j = 0; j < 4; j++) put_result(h, 4 * quad + j, total[j]);
-  }
 }
 
 #ifndef ALONE
@@ -298,6 +248,16 @@ void prepare_next() {
   }
 }
 #endif
+
+// Never stores; without it nothing would be read.
+void read_behind() {
+#ifdef MATRIX
+  uint all = gl_NumWorkGroups.x * gl_NumWorkGroups.z * THREADS, words = 0;
+  uint at = (gl_WorkGroupID.z * gl_NumWorkGroups.x + gl_WorkGroupID.x) * THREADS + thread;
+  UNROLL for (uint i = 0; i < EARLY_LOADS; i++) words |= early_word(at, all, i);
+  if ((words & push.zero) != 0) y[0] = 0.0;
+#endif
+}
 
 // Position and sequence of the row; where it is the only one, with one load of the run's words.
 uvec2 find_row() {
@@ -323,7 +283,10 @@ void main() {
   if (SPLIT != 0 && length > 2 * POSITIONS) // merging takes longer than a second turn
     step = ((length + SPLIT - 1) / SPLIT + POSITIONS - 1) / POSITIONS * POSITIONS;
   uint begin = part * step, end = min(length, begin + step);
-  if (begin >= length) return;
+  if (begin >= length) {
+    read_behind();
+    return;
+  }
   request_row();
   start(begin, end);
   bool owner = end == length, alone = step >= length;
@@ -332,7 +295,10 @@ void main() {
   write_results(alone);
   if (!alone) {
     uint parts = (length + step - 1) / step;
-    if (!finish_last(parts)) return;
+    if (!finish_last(parts)) {
+      read_behind();
+      return;
+    }
     merge_splits(parts);
   }
 #ifndef ALONE

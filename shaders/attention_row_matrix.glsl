@@ -240,7 +240,20 @@ void merge_sums() {
   }
 }
 
-// The sums over the subgroups: to the output, or to this part's partial results. A head's results are in two rows of the tile.
+// The sum over the subgroups of a head's quad. A head's results are in two rows of the tile.
+vec4 add_subgroups(uint h, uint quad) {
+  uint at = (quad / 16 * COLUMNS + h) * TILE_STRIDE + quad % 16;
+  vec4 total = vec4(0);
+  UNROLL for (uint i = 0; i < SUBGROUPS; i++) total += subgroup_weight[i * COLUMNS + h] * uintBitsToFloat(tile[i * TILE_WORDS + at]);
+  if (QUANTIZED != 0) total = total.xzyw / VALUE_FACTOR;
+  return total / head_sum[h];
+}
+
+// What the parts found: their results as f16, [rows][heads][SPLIT][UNITS] units of 8 values; behind those of all rows, for which there is
+// room, maximum and sum, [rows][heads][SPLIT].
+uint sums_of(uint head) { return push.max_tokens * push.heads * SPLIT * UNITS * 2 + part_of(head, 0); }
+
+// To the output, or to this part's partial results.
 void write_results(bool alone) {
   merge_sums();
   UNROLL for (uint d = 0; d < MOST_TILES; d++)
@@ -248,18 +261,78 @@ void write_results(bool alone) {
       coopMatStore(results[d], tile, own_tile + d / 4 * (COLUMNS * TILE_STRIDE) + 4 * (d % 4), TILE_STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
   barrier();
   for (uint item = thread; item < live * QUADS; item += THREADS) {
-    uint h = item / QUADS, quad = item % QUADS, at = (quad / 16 * COLUMNS + h) * TILE_STRIDE + quad % 16;
-    vec4 total = vec4(0);
-    UNROLL for (uint i = 0; i < SUBGROUPS; i++) total += subgroup_weight[i * COLUMNS + h] * uintBitsToFloat(tile[i * TILE_WORDS + at]);
-    if (QUANTIZED != 0) total = total.xzyw / VALUE_FACTOR;
+    uint h = item / QUADS, quad = item % QUADS;
+    vec4 total = add_subgroups(h, quad);
     if (alone)
-      UNROLL for (uint j = 0; j < 4; j++) put_result(h, 4 * quad + j, total[j] / head_sum[h]);
+      UNROLL for (uint j = 0; j < 4; j++) put_result(h, 4 * quad + j, total[j]);
     else
-      partial[partial_of(first_head + h, part) + quad] = total;
+      partial_pairs[part_of(first_head + h, part) * QUADS + quad] = uvec2(halves(total.xy), halves(total.zw));
   }
-  if (!alone && thread < live) partial[partial_of(first_head + thread, part) + QUADS] = vec4(head_maximum[thread], head_sum[thread], 0, 0);
+  if (!alone && thread < live) partial_sums[sums_of(first_head + thread) + part] = vec2(head_maximum[thread], head_sum[thread]);
 }
 
-// Where merge_splits keeps HEADS * MOST_PARTS numbers, once the results are written.
-void put_share(uint i, float value) { weights[i / 4][i % 4] = floatBitsToUint(value); }
-float get_share(uint i) { return uintBitsToFloat(weights[i / 4][i % 4]); }
+// ---- merging the parts: a subgroup for each head ----
+
+float shares[MOST_PARTS / 32]; // of parts `lane` and `lane` + 32 in the whole
+
+void find_shares(uint head, uint parts) {
+  float maxima[MOST_PARTS / 32], largest = NO_MAXIMUM, whole = 0.0;
+  UNROLL for (uint i = 0; i < MOST_PARTS / 32; i++) {
+    uint split = lane + 32 * i;
+    vec2 found = split < parts ? partial_sums[sums_of(head) + split] : vec2(NO_MAXIMUM, 0);
+    maxima[i] = found.x;
+    shares[i] = found.y;
+    largest = max(largest, found.x);
+  }
+  UNROLL for (uint i = 1; i < 32; i <<= 1) largest = max(largest, subgroupShuffleXor(largest, i));
+  UNROLL for (uint i = 0; i < MOST_PARTS / 32; i++) {
+    shares[i] *= exp(maxima[i] - largest);
+    whole += shares[i];
+  }
+  UNROLL for (uint i = 1; i < 32; i <<= 1) whole += subgroupShuffleXor(whole, i);
+  UNROLL for (uint i = 0; i < MOST_PARTS / 32; i++) shares[i] /= whole;
+}
+
+// The lower 16 lanes take the units of even parts, the upper 16 those of odd ones. Units are requested before their shares are known, and
+// all that 36 parts have at once: each request takes as long as memory does.
+const uint AT_ONCE = 9; // of 18 parts
+struct Units {
+  uvec4 of[AT_ONCE];
+};
+
+Units request_units(uint first, uint parts, uint from) {
+  Units units;
+  UNROLL for (uint i = 0; i < AT_ONCE; i++) units.of[i] = partial_units[from + min(first + 2 * i, parts - 1) * UNITS];
+  return units;
+}
+
+void add_units(Units units, uint first, uint parts, inout vec4 low, inout vec4 high) {
+  UNROLL for (uint i = 0; i < AT_ONCE; i++) {
+    uint split = first + 2 * i;
+    float factor = subgroupShuffle(split < 32 ? shares[0] : shares[1], split % 32);
+    if (split >= parts) factor = 0.0;
+    low += factor * vec4(unpackHalf2x16(units.of[i].x), unpackHalf2x16(units.of[i].y));
+    high += factor * vec4(unpackHalf2x16(units.of[i].z), unpackHalf2x16(units.of[i].w));
+  }
+}
+
+void merge_splits(uint parts) {
+  uint h = gl_SubgroupID, unit = lane % MOST_UNITS, odd = lane / MOST_UNITS, head = first_head + min(h, live - 1);
+  uint from = part_of(head, 0) * UNITS + min(unit, UNITS - 1);
+  vec4 low = vec4(0), high = vec4(0);
+  for (uint first = odd; first - odd < parts; first += 4 * AT_ONCE) {
+    bool more = first - odd + 2 * AT_ONCE < parts;
+    Units units = request_units(first, parts, from), further;
+    if (more) further = request_units(first + 2 * AT_ONCE, parts, from);
+    if (first == odd) find_shares(head, parts);
+    add_units(units, first, parts, low, high);
+    if (more) add_units(further, first + 2 * AT_ONCE, parts, low, high);
+  }
+  UNROLL for (uint j = 0; j < 4; j++) {
+    low[j] += subgroupShuffleXor(low[j], MOST_UNITS);
+    high[j] += subgroupShuffleXor(high[j], MOST_UNITS);
+  }
+  if (h >= live || unit >= UNITS) return;
+  vec4 result = odd == 0 ? low : high;
+  UNROLL for (uint j = 0; j < 4; j++) put_result(h, 8 * unit + 4 * odd + j, result[j]);
+}

@@ -175,6 +175,9 @@ void attend(uint begin, uint end) {
   }
 }
 
+// What a part found of a head, [rows][heads][SPLIT][QUADS + 1]: weighted values, then maximum and sum.
+uint partial_of(uint head, uint split) { return part_of(head, split) * (QUADS + 1); }
+
 // The sums over the value parts: to the output, or to this part's partial results.
 void write_results(bool alone) {
   UNROLL for (uint first = 0; first < HEADS; first += MERGE_HEADS) {
@@ -199,3 +202,59 @@ void write_results(bool alone) {
 // Where merge_splits keeps HEADS * MOST_PARTS numbers, once the results are written.
 void put_share(uint i, float value) { scores[i] = value; }
 float get_share(uint i) { return scores[i]; }
+
+// The factors of the parts' sums, as shares: of head h and part i at h * MOST_PARTS + i.
+#ifdef SUBGROUP
+void find_shares(uint parts) {
+  for (uint h = thread / 32; h < live; h += THREADS / 32) {
+    float maxima[MOST_PARTS / 32], sums[MOST_PARTS / 32], largest = -3.0e38, sum = 0.0;
+    UNROLL for (uint i = 0; i < MOST_PARTS / 32; i++) {
+      uint split = thread % 32 + 32 * i;
+      vec4 found = split < parts ? partial[partial_of(first_head + h, split) + QUADS] : vec4(-3.0e38, 0, 0, 0);
+      maxima[i] = found.x;
+      sums[i] = found.y;
+      largest = max(largest, found.x);
+    }
+    UNROLL for (uint i = 1; i < 32; i <<= 1) largest = max(largest, subgroupShuffleXor(largest, i));
+    UNROLL for (uint i = 0; i < MOST_PARTS / 32; i++) sum += sums[i] * exp(maxima[i] - largest);
+    UNROLL for (uint i = 1; i < 32; i <<= 1) sum += subgroupShuffleXor(sum, i);
+    UNROLL for (uint i = 0; i < MOST_PARTS / 32; i++) put_share(h * MOST_PARTS + thread % 32 + 32 * i, exp(maxima[i] - largest) / sum);
+  }
+}
+#else
+void find_shares(uint parts) {
+  if (thread >= live) return;
+  float largest = -3.0e38, sum = 0.0;
+  for (uint i = 0; i < parts; i++) largest = max(largest, partial[partial_of(first_head + thread, i) + QUADS].x);
+  for (uint i = 0; i < parts; i++) {
+    vec4 found = partial[partial_of(first_head + thread, i) + QUADS];
+    float factor = exp(found.x - largest);
+    put_share(thread * MOST_PARTS + i, factor);
+    sum += factor * found.y;
+  }
+  for (uint i = 0; i < parts; i++) put_share(thread * MOST_PARTS + i, get_share(thread * MOST_PARTS + i) / sum);
+}
+#endif
+
+// Sums that a thread requests at once. More of them, or before their factors are known, is more code and was slower (docs/benchmarks/log.md).
+#ifdef UNROLLED
+const uint AT_ONCE = 16;
+#else
+const uint AT_ONCE = 4;
+#endif
+
+void merge_splits(uint parts) {
+  find_shares(parts);
+  barrier();
+  for (uint item = thread; item < live * QUADS; item += THREADS) {
+    uint h = item / QUADS, quad = item % QUADS, from = partial_of(first_head + h, 0) + quad;
+    vec4 total = vec4(0);
+    for (uint first = 0; first < parts; first += AT_ONCE) {
+      vec4 found[AT_ONCE];
+      UNROLL for (uint i = 0; i < AT_ONCE; i++) found[i] = partial[from + min(first + i, parts - 1) * (QUADS + 1)];
+      UNROLL for (uint i = 0; i < AT_ONCE; i++)
+        if (first + i < parts) total += get_share(h * MOST_PARTS + first + i) * found[i];
+    }
+    UNROLL for (uint j = 0; j < 4; j++) put_result(h, 4 * quad + j, total[j]);
+  }
+}

@@ -27,16 +27,6 @@ layout(constant_id = 8) const uint BATCH = 1;     // rows per work group; 1 wher
 layout(constant_id = 9) const uint AHEAD = 1;     // blocks of a thread under way
 layout(constant_id = 10) const uint NEXT = 0;     // the next product's transform (bpdq_transform_kind), 0: there is none
 const uint NORMED = 1, GATED = 2;                 // NEXT
-#ifdef EARLY // early.h: what is read of the matrix behind
-layout(constant_id = 11) const uint PLANES_LOADS = 1;
-layout(constant_id = 12) const uint PLANES_CHUNK = 1;
-layout(constant_id = 13) const uint PLANES_STRIDE = 8;
-layout(constant_id = 14) const uint PLANES_COUNT = 1;
-layout(constant_id = 15) const uint COEFFICIENTS_LOADS = 1;
-layout(constant_id = 16) const uint COEFFICIENTS_CHUNK = 1;
-layout(constant_id = 17) const uint COEFFICIENTS_STRIDE = 8;
-layout(constant_id = 18) const uint COEFFICIENTS_COUNT = 1;
-#endif
 #include "run.glsl"
 layout(set = 0, binding = 1) readonly restrict buffer Matrix { uvec4 matrix[]; };
 layout(set = 0, binding = 2) readonly restrict buffer Coefficients { uint coefficients[]; };
@@ -46,8 +36,9 @@ layout(set = 0, binding = 5) readonly restrict buffer Bias { float bias[]; };
 layout(set = 0, binding = 6) restrict buffer Output { float y[]; };
 layout(set = 0, binding = 7) writeonly restrict buffer Next { uint next[]; };
 #ifdef EARLY
-layout(set = 0, binding = 8) readonly buffer PlanesBehind { uint planes_behind[]; };
-layout(set = 0, binding = 9) readonly buffer CoefficientsBehind { uint coefficients_behind[]; };
+#define EARLY_CONSTANT 11
+#define EARLY_BINDING 8
+#include "early.glsl"
 #endif
 #ifdef ACTIVATION_16
 const uint BYTES = 2;
@@ -243,24 +234,17 @@ void prepare_next(float values[ROWS], float weight, uint column) {
 
 // Requested when a thread has requested its own last, so that they are in the device's cache when the product behind begins.
 #ifdef EARLY
-uint behind[PLANES_LOADS + COEFFICIENTS_LOADS];
+uint behind[EARLY_LOADS];
 
 void read_early() {
-  uint all = gl_NumWorkGroups.x * THREADS, thread = gl_WorkGroupID.x * THREADS + gl_LocalInvocationIndex;
-  UNROLL for (uint i = 0; i < COEFFICIENTS_LOADS; i++) {
-    uint sector = min(thread + i * all, COEFFICIENTS_COUNT - 1);
-    behind[i] = coefficients_behind[sector / COEFFICIENTS_CHUNK * COEFFICIENTS_STRIDE + sector % COEFFICIENTS_CHUNK * 8];
-  }
-  UNROLL for (uint i = 0; i < PLANES_LOADS; i++) {
-    uint sector = min(thread + i * all, PLANES_COUNT - 1);
-    behind[COEFFICIENTS_LOADS + i] = planes_behind[sector / PLANES_CHUNK * PLANES_STRIDE + sector % PLANES_CHUNK * 8];
-  }
+  uint thread = gl_WorkGroupID.x * THREADS + gl_LocalInvocationIndex;
+  UNROLL for (uint i = 0; i < EARLY_LOADS; i++) behind[i] = early_word(thread, gl_NumWorkGroups.x * THREADS, i);
 }
 
 // Never stores; without it nothing would be read. The loads are waited for here.
 void end_early() {
   uint all = 0;
-  UNROLL for (uint i = 0; i < PLANES_LOADS + COEFFICIENTS_LOADS; i++) all |= behind[i];
+  UNROLL for (uint i = 0; i < EARLY_LOADS; i++) all |= behind[i];
   if ((all & push.zero) != 0) y[0] = 0.0;
 }
 #else

@@ -279,7 +279,8 @@ static void deep_rows(suite *s) {
       {8, 1, 64, 1100, 1, 1024, 1, BPDQ_KV_Q8, false, 0},    {3, 1, 80, 1100, 1, 1060, 1, BPDQ_KV_F16, false, 0},
       {5, 1, 96, 1030, 1, 1023, 1, BPDQ_KV_F16, false, 0},   {2, 1, 112, 1100, 1, 1041, 1, BPDQ_KV_Q8, false, 0},
       {7, 1, 32, 4500, 1, 4430, 1, BPDQ_KV_F16, true, 0},    {9, 1, 32, 1100, 1, 1030, 1, BPDQ_KV_F16, false, 0},
-      {7, 1, 64, 1100, 3, 1050, 1, BPDQ_KV_F16, false, 500}, {4, 2, 64, 1100, 2, 1080, 3, BPDQ_KV_Q8, true, 1000}};
+      {7, 1, 64, 1100, 3, 1050, 1, BPDQ_KV_F16, false, 500}, {4, 2, 64, 1100, 2, 1080, 3, BPDQ_KV_Q8, true, 1000},
+      {5, 1, 64, 8200, 1, 8191, 1, BPDQ_KV_Q8, false, 0}}; /* as many parts as a backend may make of it */
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
     run_attention(s, &cases[i], 940 + i, cases[i].sequences * cases[i].tokens, BPDQ_ACTIVATIONS_8);
 }

@@ -2,6 +2,7 @@
 #ifndef BPDQ_VULKAN_BUILDER_H
 #define BPDQ_VULKAN_BUILDER_H
 
+#include "backend/vulkan/early.h"
 #include "backend/vulkan/vulkan.h"
 
 /* Memory of an executable that operations share one after the other. */
@@ -94,6 +95,8 @@ const bpdq_op_linear *bpdq_vulkan_plain_follower(const vulkan_builder *builder, 
 /* The dispatch writes the input of that product as integers (prepared.glsl) at `slot`; the builder notes it, so that the product is built
  * to read them. */
 void bpdq_vulkan_prepare_for(vulkan_builder *builder, vulkan_dispatch *dispatch, int slot, const bpdq_op_linear *next);
+/* What a dispatch of one row for `op`, of `groups` work groups of `threads`, reads of the product right behind it. */
+vulkan_early bpdq_vulkan_early_behind(const vulkan_builder *builder, const bpdq_op *op, uint32_t groups, uint32_t threads);
 vulkan_tuning_key bpdq_vulkan_tuning_key(const bpdq_op_linear *op, bool wide);
 vulkan_dot_variant bpdq_vulkan_usual_for(const bpdq_vulkan *vulkan, const bpdq_op_linear *op, int64_t tokens);
 bpdq_status bpdq_vulkan_add_rope_cache(vulkan_builder *builder, const bpdq_op_rope_cache *op, bpdq_error *error);
@@ -108,6 +111,8 @@ vulkan_attention_cut bpdq_vulkan_cut_attention(const vulkan_limits *limits, bool
                                                uint32_t head_dim);
 /* Parts of a long context for attention on cooperative matrices: a work group per part and kv head has a multiprocessor to itself. */
 uint32_t bpdq_vulkan_matrix_parts(uint32_t multiprocessors, uint32_t kv_heads);
+/* Whether attention reads what the product behind it begins with, as far as anyone does. */
+bool bpdq_vulkan_attention_reads_early(const vulkan_builder *builder, const bpdq_op_attention *op);
 bpdq_status bpdq_vulkan_add_attention(vulkan_builder *builder, const bpdq_op *op, bpdq_error *error);
 /* Both in one dispatch: for programs of one row, where no other row's key is needed. */
 bool bpdq_vulkan_can_fuse_rope(const vulkan_builder *builder, const bpdq_op *first, const bpdq_op *second);

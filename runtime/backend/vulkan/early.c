@@ -21,6 +21,17 @@ vulkan_early bpdq_vulkan_plan_early(const bpdq_weight *behind, uint32_t slices, 
   if (behind->piece_count != 1 || tiles * (first * block_bytes + first_groups * group_bytes) > MOST_BYTES) return early;
   early.planes = plan_part(tiles, blocks * block_bytes, first * block_bytes, all);
   early.coefficients = plan_part(tiles, (uint64_t)behind->groups * group_bytes, first_groups * group_bytes, all);
-  if (early.planes.loads + early.coefficients.loads <= MOST_LOADS) early.piece = &behind->pieces[0];
+  if (early.planes.loads + early.coefficients.loads > MOST_LOADS) return (vulkan_early){0};
+  early.piece = &behind->pieces[0];
   return early;
+}
+
+void bpdq_vulkan_early_constants(const vulkan_early *early, uint32_t constants[VULKAN_EARLY_CONSTANTS]) {
+  const vulkan_early_part *parts[] = {&early->planes, &early->coefficients};
+  for (int i = 0; i < 2; i++, constants += 4) {
+    constants[0] = parts[i]->loads;
+    constants[1] = parts[i]->chunk;
+    constants[2] = parts[i]->stride;
+    constants[3] = parts[i]->count;
+  }
 }

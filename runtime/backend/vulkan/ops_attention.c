@@ -17,7 +17,9 @@
 #define SPLIT_POSITIONS 64        /* what a work group takes at a time */
 #define CPU_SPLIT_POSITIONS 512
 #define MAX_SPLITS 64        /* attention.comp merges no more */
-#define ATTENTION_BINDINGS 9 /* of attention.comp, the only shader with so many */
+#define ATTENTION_BINDINGS 9 /* of attention.comp */
+#define MATRIX_BINDINGS 11   /* on cooperative matrices, the only shader with so many */
+#define ATTENTION_CONSTANTS 8
 #define TILE_THREADS 128
 #define TILE_UNITS 16 /* of 8 dimensions, and rows, of attention_tile.comp on cooperative matrices */
 #define TILE_MATRIX_ROWS 64
@@ -130,7 +132,7 @@ static bool suits_matrix(const vulkan_builder *builder, const bpdq_op_attention 
   const vulkan_context *context = &builder->vulkan->context;
   return builder->program->activations != BPDQ_ACTIVATIONS_F32 && context->features.narrow_matrix && context->features.subgroup &&
          op->head_dim % 16 == 0 && op->head_dim <= TILE_UNITS * 8 && op->heads / op->kv_heads <= MATRIX_HEADS &&
-         context->limits.bindings >= ATTENTION_BINDINGS && context->limits.group_threads >= MATRIX_THREADS &&
+         context->limits.bindings >= MATRIX_BINDINGS && context->limits.group_threads >= MATRIX_THREADS &&
          context->limits.shared_bytes >= MATRIX_SHARED_BYTES;
 }
 
@@ -140,6 +142,13 @@ uint32_t bpdq_vulkan_matrix_parts(uint32_t multiprocessors, uint32_t kv_heads) {
   return parts < MAX_SPLITS ? (uint32_t)parts : MAX_SPLITS;
 }
 
+/* Whether few rows of a long context go there. */
+static bool takes_matrix(const vulkan_builder *builder, const bpdq_op_attention *op) {
+  return builder->program->max_tokens <= SPLIT_TOKENS && op->context > VULKAN_DEEP && builder->deep && suits_matrix(builder, op);
+}
+
+bool bpdq_vulkan_attention_reads_early(const vulkan_builder *builder, const bpdq_op_attention *op) { return takes_matrix(builder, op); }
+
 /* Cuts the work of few rows, which share the context among work groups; programs for long contexts come once for each depth. On matrices
  * each work group has a multiprocessor to itself. */
 static void cut_rows(vulkan_builder *builder, const bpdq_op_attention *op, attention_plan *plan) {
@@ -148,7 +157,7 @@ static void cut_rows(vulkan_builder *builder, const bpdq_op_attention *op, atten
   uint64_t positions = (uint64_t)op->context, step = context->is_cpu ? CPU_SPLIT_POSITIONS : SPLIT_POSITIONS, most = MAX_SPLITS;
   bool few = builder->program->max_tokens <= SPLIT_TOKENS, long_context = few && positions > VULKAN_DEEP;
   if (long_context) builder->minds_depth = true;
-  plan->matrix = long_context && builder->deep && suits_matrix(builder, op);
+  plan->matrix = takes_matrix(builder, op);
   if (plan->matrix) {
     plan->cut = (vulkan_attention_cut){MATRIX_THREADS, group, 1, 1};
     step = MATRIX_POSITIONS;
@@ -197,12 +206,18 @@ static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op *operati
   const bpdq_op_linear *next = product_behind(builder, operation);
   uint64_t tokens = (uint64_t)builder->program->max_tokens;
   uint32_t next_bytes = !next ? 0 : builder->program->activations == BPDQ_ACTIVATIONS_16 ? 2 : 1;
-  vulkan_dispatch dispatch;
-  const uint32_t constants[] = {plan->cut.threads, (uint32_t)op->head_dim, plan->cut.heads, plan->keys->desc.kv_type == BPDQ_KV_Q8,
-                                plan->splits,      plan->cut.merge,        next_bytes,      (uint32_t)(op->heads / op->kv_heads)};
+  uint32_t constants[ATTENTION_CONSTANTS + VULKAN_EARLY_CONSTANTS] = {
+      plan->cut.threads, (uint32_t)op->head_dim, plan->cut.heads, plan->keys->desc.kv_type == BPDQ_KV_Q8,
+      plan->splits,      plan->cut.merge,        next_bytes,      (uint32_t)(op->heads / op->kv_heads)};
+  uint32_t across = (uint32_t)op->kv_heads * plan->cut.chunks;
+  vulkan_early early = {0};
+  if (plan->matrix && plan->splits) early = bpdq_vulkan_early_behind(builder, operation, across * plan->splits, plan->cut.threads);
+  bpdq_vulkan_early_constants(&early, constants + ATTENTION_CONSTANTS);
   const char *name = attention_shader(&builder->vulkan->context, plan->matrix, rope != NULL);
-  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, name, constants, 8, error));
-  dispatch.grid[0] = (uint32_t)op->kv_heads * plan->cut.chunks;
+  vulkan_dispatch dispatch;
+  BPDQ_TRY(bpdq_vulkan_dispatch_start(builder, &dispatch, name, constants,
+                                      plan->matrix ? ATTENTION_CONSTANTS + VULKAN_EARLY_CONSTANTS : ATTENTION_CONSTANTS, error));
+  dispatch.grid[0] = across;
   dispatch.extent[1] = VULKAN_EXTENT_TOKENS;
   if (plan->splits) dispatch.grid[2] = plan->splits;
   bpdq_vulkan_read_scratch(&dispatch, 0, VULKAN_SCRATCH_RUN);
@@ -215,6 +230,10 @@ static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op *operati
     bpdq_vulkan_prepare_for(builder, &dispatch, 8, next);
   else if (builder->vulkan->context.limits.bindings >= ATTENTION_BINDINGS)
     bpdq_vulkan_write(&dispatch, 8, bpdq_vulkan_whole(&plan->output->buffer)); /* never used, but there must be something */
+  if (plan->matrix) {
+    bpdq_vulkan_read(&dispatch, 9, bpdq_vulkan_whole(early.piece ? &early.piece->matrix : &plan->output->buffer));
+    bpdq_vulkan_read(&dispatch, 10, bpdq_vulkan_whole(early.piece ? &early.piece->coefficients : &plan->output->buffer));
+  }
   if (rope) {
     bpdq_vulkan_write(&dispatch, 3, bpdq_vulkan_whole(&plan->keys->buffer));
     bpdq_vulkan_write(&dispatch, 4, bpdq_vulkan_whole(&plan->values->buffer));
@@ -232,6 +251,7 @@ static bpdq_status add_attention(vulkan_builder *builder, const bpdq_op *operati
   bpdq_vulkan_push(&dispatch, scales_offset(plan->keys));
   bpdq_vulkan_push_float(&dispatch, op->scale);
   bpdq_vulkan_push(&dispatch, next ? (uint32_t)next->weight->blocks : 0);
+  bpdq_vulkan_push(&dispatch, 0);
   return bpdq_vulkan_dispatch_add(builder, &dispatch, error);
 }
 

@@ -7,7 +7,6 @@
 #define DOT_BATCH 8
 #define DOT_BATCH_PLANES 16 /* rows x planes x bytes */
 #define DOT_CONSTANTS 11
-#define DOT_EARLY_CONSTANTS 19
 #define EARLY_GROUPS 2 /* on a multiprocessor at least */
 #define QUANTIZE_THREADS 64
 
@@ -172,17 +171,34 @@ static bool may_read_early(const vulkan_builder *builder, uint32_t groups) {
          bpdq_vulkan_tuning_cache(&builder->vulkan->tuning) == VULKAN_CACHE_LARGE;
 }
 
-/* What the product reads of the next one of planes, however many operations of other kinds are between them. */
+/* What is read of a product of planes that comes later, for a dispatch of `groups` work groups of `threads`. */
+static vulkan_early plan_early_for(const vulkan_builder *builder, const bpdq_op_linear *behind, bool wide, uint32_t groups,
+                                   uint32_t threads) {
+  if (!behind->weight || behind->weight->kind != BPDQ_WEIGHT_PLANES) return (vulkan_early){0};
+  vulkan_dot_variant variant = suitable_variant(builder->vulkan, behind, wide, 1);
+  return bpdq_vulkan_plan_early(behind->weight, variant.slices, groups, threads);
+}
+
+/* What the product reads of the next one, however many operations of other kinds are between them. Nothing if attention is, which reads it
+ * itself, and whose keys and values would take its place in the cache. */
 static vulkan_early plan_early(const vulkan_builder *builder, const vulkan_product *p, const bpdq_op_linear *next, const dot_plan *plan) {
   const bpdq_program *program = builder->program;
   uint32_t groups = dot_groups(&p->weight->pieces[0], next, plan);
   size_t i = (size_t)(builder->op - program->ops) + 1;
-  while (i < program->count && program->ops[i].kind != BPDQ_OP_LINEAR) i++;
+  for (; i < program->count && program->ops[i].kind != BPDQ_OP_LINEAR; i++)
+    if (program->ops[i].kind == BPDQ_OP_ATTENTION && bpdq_vulkan_attention_reads_early(builder, &program->ops[i].attention))
+      return (vulkan_early){0};
   if (i == program->count || p->weight->piece_count != 1 || !may_read_early(builder, groups)) return (vulkan_early){0};
-  const bpdq_op_linear *behind = &program->ops[i].linear;
-  if (!behind->weight || behind->weight->kind != BPDQ_WEIGHT_PLANES) return (vulkan_early){0};
-  vulkan_dot_variant variant = suitable_variant(builder->vulkan, behind, plan->wide, 1);
-  return bpdq_vulkan_plan_early(behind->weight, variant.slices, groups, plan->variant.threads);
+  return plan_early_for(builder, &program->ops[i].linear, plan->wide, groups, plan->variant.threads);
+}
+
+vulkan_early bpdq_vulkan_early_behind(const vulkan_builder *builder, const bpdq_op *op, uint32_t groups, uint32_t threads) {
+  const bpdq_program *program = builder->program;
+  size_t next = (size_t)(op - program->ops) + 1;
+  if (next >= program->count || program->ops[next].kind != BPDQ_OP_LINEAR || program->max_tokens != 1 ||
+      bpdq_vulkan_tuning_cache(&builder->vulkan->tuning) != VULKAN_CACHE_LARGE)
+    return (vulkan_early){0};
+  return plan_early_for(builder, &program->ops[next].linear, program->activations == BPDQ_ACTIVATIONS_16, groups, threads);
 }
 
 static bpdq_status start_dot(vulkan_builder *builder, const vulkan_product *p, const bpdq_op_linear *next, const dot_plan *plan,
@@ -191,29 +207,21 @@ static bpdq_status start_dot(vulkan_builder *builder, const vulkan_product *p, c
       {{"linear_dot8", "linear_dot8_early"}, {"linear_dot8_subgroup", "linear_dot8_subgroup_early"}},
       {{"linear_dot16", "linear_dot16_early"}, {"linear_dot16_subgroup", "linear_dot16_subgroup_early"}}};
   const bpdq_weight *weight = p->weight;
-  const vulkan_early_part *planes = &early->planes, *coefficients = &early->coefficients;
-  const uint32_t constants[] = {plan->variant.threads,
-                                plan->variant.slices,
-                                (uint32_t)weight->planes,
-                                (uint32_t)weight->group,
-                                weight->number,
-                                p->transform,
-                                plan->copied,
-                                plan->copied ? (uint32_t)weight->blocks : 1,
-                                plan->batch,
-                                plan->variant.ahead,
-                                next ? next->transform.kind : BPDQ_TRANSFORM_NONE,
-                                planes->loads,
-                                planes->chunk,
-                                planes->stride,
-                                planes->count,
-                                coefficients->loads,
-                                coefficients->chunk,
-                                coefficients->stride,
-                                coefficients->count};
+  uint32_t constants[DOT_CONSTANTS + VULKAN_EARLY_CONSTANTS] = {plan->variant.threads,
+                                                                plan->variant.slices,
+                                                                (uint32_t)weight->planes,
+                                                                (uint32_t)weight->group,
+                                                                weight->number,
+                                                                p->transform,
+                                                                plan->copied,
+                                                                plan->copied ? (uint32_t)weight->blocks : 1,
+                                                                plan->batch,
+                                                                plan->variant.ahead,
+                                                                next ? next->transform.kind : BPDQ_TRANSFORM_NONE};
+  bpdq_vulkan_early_constants(early, constants + DOT_CONSTANTS);
   bool subgroup = builder->vulkan->context.features.subgroup, is_early = early->piece != NULL;
   return bpdq_vulkan_dispatch_start(builder, dispatch, names[plan->wide][subgroup][is_early], constants,
-                                    is_early ? DOT_EARLY_CONSTANTS : DOT_CONSTANTS, error);
+                                    is_early ? DOT_CONSTANTS + VULKAN_EARLY_CONSTANTS : DOT_CONSTANTS, error);
 }
 
 /* Binds what follows: the next product's input and its norm. */

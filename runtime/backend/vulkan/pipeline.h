@@ -6,7 +6,7 @@
 
 #include "backend/vulkan/context.h"
 
-#define VULKAN_BINDINGS 10
+#define VULKAN_BINDINGS 11
 #define VULKAN_LEAST_BINDINGS 8 /* that a device must have: Mesa's v3dv (Raspberry Pi) and some drivers of phones have no more */
 #define VULKAN_PUSH_BYTES 128
 #define VULKAN_CONSTANTS 19
