@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "block.h"
@@ -97,13 +98,24 @@ static json_t *recipe_json(const bpdq_recipe *r) {
                    "final_sweeps", r->final_sweeps, "target_damping", r->target_damping);
 }
 
+/* A path as text: where it is no UTF-8, which JSON's strings are, each byte beyond ASCII as \xNN. */
+static json_t *path_json(const char *path) {
+  json_t *text = json_string(path);
+  char *escaped = text ? NULL : malloc(4 * strlen(path) + 1), *to = escaped;
+  if (!escaped) return text;
+  for (const unsigned char *at = (const unsigned char *)path; *at; at++) to += sprintf(to, *at < 0x80 ? "%c" : "\\x%02x", *at);
+  text = json_string(escaped);
+  free(escaped);
+  return text;
+}
+
 json_t *bpdq_settings_json(const char *source, const bpdq_checkpoint *checkpoint, const bpdq_quantize_options *o,
                            const bpdq_calibration *calibration) {
   uint64_t hash = 0xcbf29ce484222325u;
   hash = hash_bytes(hash, calibration->ids, (size_t)(calibration->count * calibration->length) * sizeof *calibration->ids);
   char text[32];
   snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
-  return json_pack("{ss ss sI si si sf si sI sI ss sf si sf so}", "version", BPDQ_VERSION, "source", source, "source_bytes",
+  return json_pack("{ss so sI si si sf si sI sI ss sf si sf so}", "version", BPDQ_VERSION, "source", path_json(source), "source_bytes",
                    (json_int_t)checkpoint->weight_bytes, "planes", o->planes, "group", o->group, "bits", o->bits, "head_bits", o->head_bits,
                    "samples", (json_int_t)calibration->count, "sequence_length", (json_int_t)calibration->length, "calibration", text,
                    "damping", o->damping, "iterations", o->iterations, "alpha", o->alpha, "recipe",

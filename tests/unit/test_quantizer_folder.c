@@ -378,6 +378,18 @@ static void null_settings_are_replaced(void **unused) {
   check_folder("of-null", 2, 32);
 }
 
+/* Names of files are bytes; settings.json, where the source is noted, is UTF-8. */
+static void any_path_is_a_source(void **unused) {
+  (void)unused;
+  char calibration[512];
+  bpdq_error error = {0};
+  bpdq_quantize_options options = small_options(calibration);
+  options.method = BPDQ_METHOD_RTN;
+  copy_model("caf\xe9", "");
+  if (try_quantize("caf\xe9", "of-latin", &options, &error) != BPDQ_OK) fail_msg("%s", error.message);
+  check_folder("of-latin", 2, 32);
+}
+
 /* A decoder saved on its own has no "model." before the names of its tensors: the checkpoint made of it has. */
 static void bare_decoder_becomes_a_whole_model(void **unused) {
   (void)unused;
@@ -477,6 +489,7 @@ int main(void) {
       cmocka_unit_test(head_becomes_planes),
       cmocka_unit_test(existing_folders_are_safe),
       cmocka_unit_test(null_settings_are_replaced),
+      cmocka_unit_test(any_path_is_a_source),
       cmocka_unit_test(bare_decoder_becomes_a_whole_model),
       cmocka_unit_test(folders_made_meanwhile_are_safe),
       cmocka_unit_test(sources_are_safe),
