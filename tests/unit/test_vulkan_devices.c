@@ -260,7 +260,7 @@ static void check_decoding(bpdq_backend *backend) {
 
 static void runs_with_few_storage_buffers(void **unused) {
   (void)unused;
-  static const uint32_t has[] = {8, 9, 10, 16}, binds[] = {8, 9, 10, 10};
+  static const uint32_t has[] = {8, 9, 10, 11, 16}, binds[] = {8, 9, 10, 11, 11};
   setenv("BPDQ_VULKAN_EARLY", "1", 1); /* which takes two buffers more than products do without */
   for (size_t i = 0; i < sizeof has / sizeof *has; i++) {
     bpdq_backend *backend = NULL;
