@@ -5,6 +5,33 @@
 
 #include "suite.h"
 
+/* How logits are spread: backends may look first where the largest ones ought to be. */
+typedef enum pattern {
+  UNIFORM,
+  TIES,      /* six values */
+  RISING,    /* each larger than the one before */
+  CLUSTERED, /* the largest are neighbours, the rest is far below, and one of it very far */
+  MASKED,    /* two in three are -inf: of small vocabularies fewer are left than asked for */
+  PATTERNS
+} pattern;
+static const char *const pattern_names[PATTERNS] = {"", " ties", " rising", " clustered", " masked"};
+
+static float make_logit(pattern how, int64_t i, int64_t vocab, oracle_random *random) {
+  double uniform = oracle_uniform(random);
+  switch (how) {
+    case TIES:
+      return (float)floor(6 * uniform);
+    case RISING:
+      return (float)((double)i / (double)vocab * 20);
+    case CLUSTERED:
+      return (float)(i >= vocab / 3 && i < vocab / 3 + 300 ? 25 + uniform : i == 7 ? -1e30 : uniform * 1e-3);
+    case MASKED:
+      return i % 3 ? -INFINITY : (float)(12 * uniform);
+    default:
+      return (float)(12 * uniform);
+  }
+}
+
 /* Selection by repeated maximum: slow and obviously right. */
 static void expected_row(const float *logits, int64_t vocab, int k, int32_t *ids, double *log_sum) {
   bool *taken = calloc((size_t)vocab, 1);
@@ -15,25 +42,24 @@ static void expected_row(const float *logits, int64_t vocab, int k, int32_t *ids
   for (int j = 0; j < k; j++) {
     int64_t best = -1;
     for (int64_t i = 0; i < vocab; i++)
-      if (!taken[i] && (best < 0 || logits[i] > logits[best])) best = i;
+      if (!taken[i] && isfinite(logits[i]) && (best < 0 || logits[i] > logits[best])) best = i;
     ids[j] = (int32_t)best;
     if (best >= 0) taken[best] = true;
   }
   free(taken);
 }
 
-static void run_top_k(suite *s, int64_t vocab, int k, int64_t rows, bool last, bool ties) {
+static void run_top_k(suite *s, int64_t vocab, int k, int64_t rows, bool last, pattern how) {
   char name[100];
   snprintf(name, sizeof name, "top_k vocab=%lld k=%d rows=%lld%s%s", (long long)vocab, k, (long long)rows, last ? " last" : "",
-           ties ? " ties" : "");
+           pattern_names[how]);
   if (!suite_wants(s, name)) return;
   oracle_random random = {(uint64_t)(vocab * 131 + k)};
   int64_t tensor_rows = last ? 1 : rows;
   float *logits = malloc((size_t)(tensor_rows * vocab) * sizeof *logits),
         *values = malloc((size_t)(tensor_rows * (k + 1)) * sizeof *values);
   int32_t *ids = malloc((size_t)(tensor_rows * k) * sizeof *ids), *expected = malloc((size_t)k * sizeof *expected);
-  for (int64_t i = 0; i < tensor_rows * vocab; i++)
-    logits[i] = (float)(ties ? floor(6 * oracle_uniform(&random)) : 12 * oracle_uniform(&random));
+  for (int64_t i = 0; i < tensor_rows * vocab; i++) logits[i] = make_logit(how, i % vocab, vocab, &random);
   bpdq_tensor_desc tensors[3] = {{.kind = BPDQ_TENSOR_F32, .rows = tensor_rows, .columns = vocab},
                                  {.kind = BPDQ_TENSOR_F32, .rows = tensor_rows, .columns = k + 1, .result = true},
                                  {.kind = BPDQ_TENSOR_I32, .rows = tensor_rows, .columns = k, .result = true}};
@@ -53,7 +79,8 @@ static void run_top_k(suite *s, int64_t vocab, int k, int64_t rows, bool last, b
         expected_row(logits + r * vocab, vocab, k, expected, &log_sum);
         bool same = true;
         for (int j = 0; j < k; j++)
-          if (ids[r * k + j] != expected[j] || values[r * (k + 1) + j] != logits[r * vocab + expected[j]]) same = false;
+          if (ids[r * k + j] != expected[j] || values[r * (k + 1) + j] != (expected[j] < 0 ? -INFINITY : logits[r * vocab + expected[j]]))
+            same = false;
         suite_true(s, name, same, "ids or values differ");
         suite_compare(s, name, &values[r * (k + 1) + k], &log_sum, 1, 1e-5);
       }
@@ -72,7 +99,7 @@ void suite_top_k(suite *s) {
   for (size_t v = 0; v < sizeof vocabs / sizeof *vocabs; v++)
     for (size_t i = 0; i < sizeof ks / sizeof *ks; i++) {
       if (s->quick && (v + i) % 2) continue;
-      run_top_k(s, vocabs[v], ks[i], 1 + (int64_t)(v % 3), false, false);
-      run_top_k(s, vocabs[v], ks[i], 3, true, true);
+      run_top_k(s, vocabs[v], ks[i], 1 + (int64_t)(v % 3), false, UNIFORM);
+      for (int how = TIES; how < PATTERNS; how++) run_top_k(s, vocabs[v], ks[i], 3, true, (pattern)how);
     }
 }

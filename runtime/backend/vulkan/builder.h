@@ -11,11 +11,10 @@ typedef enum vulkan_scratch {
   VULKAN_SCRATCH_TRANSFORMED, /* f32 [tokens, K]: an input after its transform */
   VULKAN_SCRATCH_PREPARED_A,  /* inputs as integers (prepared.glsl): a product reads one and may write the other */
   VULKAN_SCRATCH_PREPARED_B,
-  VULKAN_SCRATCH_PARTIAL,      /* attention over a part of the context */
-  VULKAN_SCRATCH_COUNTERS,     /* of its finished parts; zero between runs */
-  VULKAN_SCRATCH_CANDIDATES_A, /* top-k of parts of a row */
-  VULKAN_SCRATCH_CANDIDATES_B,
-  VULKAN_SCRATCH_STATISTICS, /* maximum and sum of exponentials of parts of a row */
+  VULKAN_SCRATCH_PARTIAL,    /* attention over a part of the context */
+  VULKAN_SCRATCH_COUNTERS,   /* of its finished parts; zero between runs */
+  VULKAN_SCRATCH_LARGEST,    /* of parts of a row of logits */
+  VULKAN_SCRATCH_STATISTICS, /* maximum and sum of exponentials of such parts */
   VULKAN_SCRATCHES
 } vulkan_scratch;
 
