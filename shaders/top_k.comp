@@ -172,6 +172,7 @@ void put_largest() {
 // A value's bucket; the higher the value, the higher, or the same.
 float low, per_bucket;
 float bucket_of(float value) {
+  if (per_bucket == 0.0) return 0.0; // the difference may be infinite
   precise float bucket = (value - low) * per_bucket; // wherever it is asked
   return bucket;
 }

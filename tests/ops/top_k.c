@@ -12,9 +12,10 @@ typedef enum pattern {
   RISING,    /* each larger than the one before */
   CLUSTERED, /* the largest are neighbours, the rest is far below, and one of it very far */
   MASKED,    /* two in three are -inf: of small vocabularies fewer are left than asked for */
+  EXTREME,   /* almost as far apart as numbers can be */
   PATTERNS
 } pattern;
-static const char *const pattern_names[PATTERNS] = {"", " ties", " rising", " clustered", " masked"};
+static const char *const pattern_names[PATTERNS] = {"", " ties", " rising", " clustered", " masked", " extreme"};
 
 static float make_logit(pattern how, int64_t i, int64_t vocab, oracle_random *random) {
   double uniform = oracle_uniform(random);
@@ -25,6 +26,8 @@ static float make_logit(pattern how, int64_t i, int64_t vocab, oracle_random *ra
       return (float)((double)i / (double)vocab * 20);
     case CLUSTERED:
       return (float)(i >= vocab / 3 && i < vocab / 3 + 300 ? 25 + uniform : i == 7 ? -1e30 : uniform * 1e-3);
+    case EXTREME:
+      return (float)(3e38 * (uniform < 0.5 ? -uniform : uniform));
     case MASKED:
       return i % 3 ? -INFINITY : (float)(12 * uniform);
     default:
