@@ -24,6 +24,4 @@ float coefficient_value(uint word, uint plane, uint r) {
 // Coefficient `plane` of row r of a tile.
 float coefficient(uint slot, uint plane, uint r) { return coefficient_value(coefficient_word(slot, word_of(plane), r), plane, r); }
 
-// Words of a block that share their coefficients: groups are multiples of 32 columns, a block is 4 words.
-const uint GROUP_WORDS = GROUP / 32;
-const uint RUN_WORDS = GROUP_WORDS % 4 == 0 ? 4 : GROUP_WORDS % 2 == 0 ? 2 : 1;
+#include "block_runs.glsl"

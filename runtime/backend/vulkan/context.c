@@ -281,6 +281,7 @@ static void features_from_chain(vulkan_context *context, const feature_chain *ch
                                          way_of(context, VULKAN_SUBGROUP_EXACT) != VULKAN_SUBGROUP_IMPOSSIBLE &&
                                          context->limits.shared_bytes >= MATRIX_SHARED_BYTES && has_matrix_shape(context, 16);
   context->features.narrow_matrix = context->features.cooperative_matrix && has_matrix_shape(context, 8);
+  context->features.known_matrix = context->features.narrow_matrix;
 #endif
 }
 
@@ -439,7 +440,8 @@ static bpdq_status import_device(vulkan_context *context, const bpdq_vulkan_impo
   features_from_chain(context, &enabled);
   context->features.memory_budget = was_enabled(import, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
   if (!was_enabled(import, VK_EXT_PIPELINE_ROBUSTNESS_EXTENSION_NAME)) context->features.unchecked = false;
-  if (!was_enabled(import, "VK_KHR_cooperative_matrix")) context->features.cooperative_matrix = context->features.narrow_matrix = false;
+  if (!was_enabled(import, "VK_KHR_cooperative_matrix"))
+    context->features.cooperative_matrix = context->features.narrow_matrix = context->features.known_matrix = false;
   return BPDQ_OK;
 }
 

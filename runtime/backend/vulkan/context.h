@@ -15,6 +15,7 @@ typedef struct vulkan_features {
   bool subgroup;           /* subgroups for the *_subgroup shaders; not on CPU devices, whose compilers take minutes over them */
   bool cooperative_matrix; /* VK_KHR_cooperative_matrix: 16x16x16, f16 in and f32 out, subgroup scope */
   bool narrow_matrix;      /* 16x8x16 as well */
+  bool known_matrix;       /* and threads hold the elements of those that linear_bits.comp expects */
   bool unchecked;          /* VK_EXT_pipeline_robustness: shaders may go without bounds checks of their own */
   bool memory_budget;      /* VK_EXT_memory_budget */
 } vulkan_features;

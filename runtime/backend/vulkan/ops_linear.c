@@ -23,7 +23,9 @@
 #define MATRIX_DEPTH 64
 #define MATRIX_THREADS 256
 #define MATRIX_LEAST_STEPS 8  /* of a work group */
-#define MATRIX_LEAST_TOKENS 5 /* rows that are faster so than each as a product of its own (docs/benchmarks/log.md) */
+#define BITS_LEAST_TOKENS 2   /* rows that are faster as bits than each as a product of its own (docs/benchmarks/log.md) */
+#define HEAD_LEAST_TOKENS 5   /* the same of an 8-bit head */
+#define MATRIX_LEAST_TOKENS 5 /* the same of linear_matrix.comp */
 #define VECTOR_TOKENS 8       /* the same without cooperative matrices */
 #define HEAD_TOKENS 16        /* up to this many rows, an 8-bit head is read once for every INT8_HEAD_BATCH of them */
 
@@ -232,6 +234,10 @@ bpdq_status bpdq_vulkan_add_linear(vulkan_builder *builder, const bpdq_op_linear
   bool matrix = !exact && planes && features->cooperative_matrix, integers = !exact && features->integer_dot;
   bool head = integers && p.weight->number == VULKAN_NUMBER_INT8;
   int64_t tokens = p.last ? 1 : builder->program->max_tokens;
+  if (!exact && features->known_matrix && tokens <= VULKAN_BITS_TOKENS) {
+    if (planes && tokens >= BITS_LEAST_TOKENS) return bpdq_vulkan_add_bits(builder, &p, error);
+    if (head && tokens >= HEAD_LEAST_TOKENS) return bpdq_vulkan_add_head_matrix(builder, &p, error);
+  }
   if (matrix && tokens >= MATRIX_LEAST_TOKENS) return add_matrix(builder, &p, error);
   if (tokens > (head ? HEAD_TOKENS : VECTOR_TOKENS)) return add_tile(builder, &p, error);
   if (head && !p.last && !p.one) return add_head_batch(builder, &p, error);

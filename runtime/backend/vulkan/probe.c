@@ -38,6 +38,10 @@ static const asked integer_dot_questions[] = {{BPDQ_ACTIVATIONS_8, 1, true, fals
                                               {BPDQ_ACTIVATIONS_8, 2, true, false, 4e-2},
                                               {BPDQ_ACTIVATIONS_16, 1, true, true, 2e-2},
                                               {BPDQ_ACTIVATIONS_16, 2, true, true, 2e-2}};
+/* linear_bits.comp with one and two tiles of tokens; the last one, of a head, if there are integers. */
+static const asked known_matrix_questions[] = {{BPDQ_ACTIVATIONS_16, 7, true, false, 4e-3},
+                                               {BPDQ_ACTIVATIONS_16, 12, false, false, 4e-3},
+                                               {BPDQ_ACTIVATIONS_16, 12, true, true, 2e-2}};
 /* Both builds of linear_matrix.comp. */
 static const asked matrix_questions[] = {{BPDQ_ACTIVATIONS_16, TOKENS, false, false, 4e-3}, {BPDQ_ACTIVATIONS_16, 7, false, false, 4e-3}};
 
@@ -149,6 +153,13 @@ static bool is_right(bpdq_vulkan *vulkan, const question *q, const asked *how) {
   return is_near(vulkan, status, &error, answer, q->answer[how->norm][0], how->tokens * ROWS, how->limit);
 }
 
+static bool known_matrix_is_right(bpdq_vulkan *vulkan, const question *q) {
+  size_t count = sizeof known_matrix_questions / sizeof *known_matrix_questions - !vulkan->context.features.integer_dot;
+  for (size_t i = 0; i < count; i++)
+    if (!is_right(vulkan, q, &known_matrix_questions[i])) return false;
+  return true;
+}
+
 static bool integer_dot_is_right(bpdq_vulkan *vulkan, const question *q) {
   for (size_t i = 0; i < sizeof integer_dot_questions / sizeof *integer_dot_questions; i++)
     if (!is_right(vulkan, q, &integer_dot_questions[i])) return false;
@@ -253,12 +264,18 @@ static void switch_off(bpdq_vulkan *vulkan, bool *feature, const char *name) {
 bpdq_status bpdq_vulkan_probe(bpdq_vulkan *vulkan, bpdq_error *error) {
   vulkan_features *features = &vulkan->context.features;
   if (!bpdq_vulkan_shader("linear_dot8")) features->integer_dot = false;
-  if (!bpdq_vulkan_shader("matrix_planes")) features->cooperative_matrix = features->narrow_matrix = false;
+  if (!bpdq_vulkan_shader("matrix_planes")) features->cooperative_matrix = features->narrow_matrix = features->known_matrix = false;
   question *q = malloc(sizeof *q);
   if (!q) return bpdq_fail(error, BPDQ_ERROR_MEMORY, "out of host memory");
   make_question(q);
   if (features->subgroup && !attention_is_right(vulkan, POSITIONS, BPDQ_ACTIVATIONS_F32))
     switch_off(vulkan, &features->subgroup, "subgroup arithmetic");
+  if (features->known_matrix && !known_matrix_is_right(vulkan, q)) { /* no mistake: Vulkan leaves the layout to the driver */
+    features->known_matrix = false;
+    bpdq_log_info(&vulkan->context.log,
+                  "vulkan: %s (%s) lays out cooperative matrices in a way that is not known: small batches are slower",
+                  vulkan->backend.info.name, vulkan->backend.info.driver);
+  }
   if (features->integer_dot && !integer_dot_is_right(vulkan, q)) {
     /* Either of the two features may be to blame: try without subgroups first. */
     bool had_subgroup = features->subgroup;

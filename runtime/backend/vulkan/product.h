@@ -1,5 +1,5 @@
-/* One linear operation on its way to dispatches: what the kernels of products share (ops_linear.c), and the products of integers
- * (ops_dot.c). */
+/* One linear operation on its way to dispatches: what the kernels of products share (ops_linear.c), the products of integers
+ * (ops_dot.c) and those of bits (ops_bits.c). */
 #ifndef BPDQ_VULKAN_PRODUCT_H
 #define BPDQ_VULKAN_PRODUCT_H
 
@@ -27,5 +27,13 @@ bpdq_status bpdq_vulkan_add_quantize(vulkan_builder *builder, const vulkan_produ
                                      bpdq_error *error);
 /* Few rows times planes, by integer dot products; makes the input integers where that has not been done. */
 bpdq_status bpdq_vulkan_add_dot(vulkan_builder *builder, const vulkan_product *p, bool wide, bpdq_error *error);
+
+/* ---- ops_bits.c: of VULKAN_BITS_TOKENS rows at most, where a thread's elements of a cooperative matrix are known ---- */
+
+#define VULKAN_BITS_TOKENS 16
+/* Times planes, as bits. */
+bpdq_status bpdq_vulkan_add_bits(vulkan_builder *builder, const vulkan_product *p, bpdq_error *error);
+/* Times a dense matrix of 8-bit weights. */
+bpdq_status bpdq_vulkan_add_head_matrix(vulkan_builder *builder, const vulkan_product *p, bpdq_error *error);
 
 #endif
