@@ -1,5 +1,6 @@
 /* A large output head on the Vulkan backend: stored in 8 bits, cut into pieces where the device sees little at once, and near lossless for
- * one row and for many. The rows of a batch, which share a reading of the weights, must get what each gets alone. */
+ * one row and for many. The rows of a batch, which share a reading of the weights, must get what each gets alone; from five on they may be
+ * f16 (linear_head_matrix.comp), whose rounding (2e-4 of the logits) is far below what the 8 bits cost (4e-3). */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -82,6 +83,7 @@ static void head_in_8_bits(void **unused) {
 }
 
 #define BATCH 8
+#define F16_BATCH 5
 
 typedef struct small_head {
   int64_t rows, columns;
@@ -142,7 +144,7 @@ static void check_batches(bpdq_backend *backend, const small_head *s) {
         wrong += pow((double)together[n] - alone[n], 2);
         right += pow(alone[n], 2);
       }
-      if (!(right > 0 && sqrt(wrong / right) < 1e-5))
+      if (!(right > 0 && sqrt(wrong / right) < (batch < F16_BATCH ? 1e-5 : 1e-3)))
         fail_msg("[%d, %d], row %d in batches of %d: relative error %g", (int)s->rows, (int)s->columns, (int)t, (int)batch,
                  sqrt(wrong / right));
     }

@@ -38,10 +38,11 @@ static const asked integer_dot_questions[] = {{BPDQ_ACTIVATIONS_8, 1, true, fals
                                               {BPDQ_ACTIVATIONS_8, 2, true, false, 4e-2},
                                               {BPDQ_ACTIVATIONS_16, 1, true, true, 2e-2},
                                               {BPDQ_ACTIVATIONS_16, 2, true, true, 2e-2}};
-/* linear_bits.comp with one and two tiles of tokens; the last one, of a head, if there are integers. */
+/* One and two tiles of tokens, of linear_bits.comp, and of linear_head_matrix.comp if there are integers. */
 static const asked known_matrix_questions[] = {{BPDQ_ACTIVATIONS_16, 7, true, false, 4e-3},
                                                {BPDQ_ACTIVATIONS_16, 12, false, false, 4e-3},
-                                               {BPDQ_ACTIVATIONS_16, 12, true, true, 2e-2}};
+                                               {BPDQ_ACTIVATIONS_16, 7, true, true, 2e-2},
+                                               {BPDQ_ACTIVATIONS_16, 12, false, true, 2e-2}};
 /* Both builds of linear_matrix.comp. */
 static const asked matrix_questions[] = {{BPDQ_ACTIVATIONS_16, TOKENS, false, false, 4e-3}, {BPDQ_ACTIVATIONS_16, 7, false, false, 4e-3}};
 
@@ -154,7 +155,8 @@ static bool is_right(bpdq_vulkan *vulkan, const question *q, const asked *how) {
 }
 
 static bool known_matrix_is_right(bpdq_vulkan *vulkan, const question *q) {
-  size_t count = sizeof known_matrix_questions / sizeof *known_matrix_questions - !vulkan->context.features.integer_dot;
+  size_t count = sizeof known_matrix_questions / sizeof *known_matrix_questions;
+  if (!vulkan->context.features.integer_dot) count -= 2; /* then no head has 8 bits */
   for (size_t i = 0; i < count; i++)
     if (!is_right(vulkan, q, &known_matrix_questions[i])) return false;
   return true;
