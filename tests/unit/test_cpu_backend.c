@@ -197,6 +197,26 @@ static void test_memory_is_accounted_and_capped(void **unused) {
   backend->destroy(backend);
 }
 
+/* Without a cap, whatever the system promises: one row too many. */
+static void test_more_than_the_machine_has_is_refused(void **unused) {
+  (void)unused;
+  bpdq_backend *backend = create_backend(NULL, 1, 0);
+  bpdq_tensor_desc small = {.kind = BPDQ_TENSOR_F32, .rows = 1024, .columns = 1024};
+  bpdq_tensor_desc rest = {.kind = BPDQ_TENSOR_F32, .rows = (int64_t)(bpdq_host_memory_total() >> 12) - 1023, .columns = 1024};
+  bpdq_state *state = NULL, *second = NULL;
+  bpdq_error error = {0};
+  uint64_t current, peak;
+  assert_int_equal(backend->state_create(backend, &small, 1, &state, NULL), BPDQ_OK);
+  assert_int_equal(backend->state_create(backend, &rest, 1, &second, &error), BPDQ_ERROR_MEMORY);
+  assert_null(second);
+  assert_non_null(strstr(error.message, "more than this machine has"));
+  assert_non_null(strstr(error.message, "--ctx"));
+  backend->memory(backend, &current, &peak);
+  assert_int_equal(current, 4 << 20);
+  backend->state_destroy(backend, state);
+  backend->destroy(backend);
+}
+
 static void make_and_destroy(void *argument) {
   bpdq_backend *backend = argument;
   const bpdq_tensor_desc tensor = {.kind = BPDQ_TENSOR_F32, .rows = 150, .columns = 1000};
@@ -364,15 +384,11 @@ static void test_unknown_kernels_and_devices_are_refused(void **unused) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_precision_of_every_kernel_set),
-      cmocka_unit_test(test_numbers_do_not_depend_on_threads),
-      cmocka_unit_test(test_not_finite_activations_show),
-      cmocka_unit_test(test_memory_is_accounted_and_capped),
-      cmocka_unit_test(test_sessions_made_at_once_respect_the_cap),
-      cmocka_unit_test(test_broken_programs_are_refused),
-      cmocka_unit_test(test_runs_outside_the_cache_are_refused),
-      cmocka_unit_test(test_top_k_without_finite_logits),
-      cmocka_unit_test(test_unknown_kernels_and_devices_are_refused),
+      cmocka_unit_test(test_precision_of_every_kernel_set),        cmocka_unit_test(test_numbers_do_not_depend_on_threads),
+      cmocka_unit_test(test_not_finite_activations_show),          cmocka_unit_test(test_memory_is_accounted_and_capped),
+      cmocka_unit_test(test_more_than_the_machine_has_is_refused), cmocka_unit_test(test_sessions_made_at_once_respect_the_cap),
+      cmocka_unit_test(test_broken_programs_are_refused),          cmocka_unit_test(test_runs_outside_the_cache_are_refused),
+      cmocka_unit_test(test_top_k_without_finite_logits),          cmocka_unit_test(test_unknown_kernels_and_devices_are_refused),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,7 @@
 #include "core/checked.h"
 #include "core/platform.h"
 
-enum { PREFILL_TOKENS = 240, LARGE_PAGE = 2 << 20, BANDWIDTH_BUFFER = 512 << 20 };
+enum { PREFILL_TOKENS = 240, LARGE_PAGE = 2 << 20, BANDWIDTH_BUFFER = 512 << 20, LARGE_ALLOCATION = 1 << 20 };
 
 /* ---- memory ---- */
 
@@ -28,6 +28,16 @@ static void raise_peak(cpu_backend *backend, uint64_t current) {
   }
 }
 
+/* Systems promise memory that they do not have, and end the program when it is touched: what cannot be there is refused before that. */
+static bpdq_status check_machine(uint64_t bytes, uint64_t before, const char *what, bpdq_error *error) {
+  uint64_t total = bytes < LARGE_ALLOCATION ? UINT64_MAX : bpdq_host_memory_total();
+  if (bytes <= total && before <= total - bytes) return BPDQ_OK;
+  return bpdq_fail(
+      error, BPDQ_ERROR_MEMORY,
+      "%.1f MiB for %s are more than this machine has: %.1f of %.1f MiB are in use; lower --ctx, or use --kv q8 or a smaller model",
+      (double)bytes / 0x1p20, what, (double)before / 0x1p20, (double)total / 0x1p20);
+}
+
 bpdq_status cpu_allocate(cpu_backend *backend, uint64_t bytes, const char *what, uint8_t **memory, bpdq_error *error) {
   *memory = NULL;
   uint64_t alignment = bytes >= 4 * LARGE_PAGE ? LARGE_PAGE : 64;
@@ -37,6 +47,13 @@ bpdq_status cpu_allocate(cpu_backend *backend, uint64_t bytes, const char *what,
     return bpdq_fail(error, BPDQ_ERROR_MEMORY,
                      "%.1f MiB for %s do not fit under the memory cap: %.1f of %.1f MiB are in use; raise --memory-cap or lower --ctx",
                      (double)bytes / 0x1p20, what, (double)before / 0x1p20, (double)backend->memory_cap / 0x1p20);
+  }
+  if (sane) {
+    bpdq_status status = check_machine(bytes, before, what, error);
+    if (status != BPDQ_OK) {
+      atomic_fetch_sub(&backend->memory_current, bytes);
+      return status;
+    }
   }
   uint8_t *block = sane ? aligned_alloc(alignment, bpdq_round_up(bytes ? bytes : 1, alignment)) : NULL;
   if (!block) {
