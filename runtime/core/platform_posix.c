@@ -415,21 +415,21 @@ int bpdq_cpu_count(void) {
   return quota < cores ? quota : cores;
 }
 
-/* "Name:   123 kB" of /proc/meminfo in bytes, 0 where it is missing. */
-static uint64_t meminfo_bytes(const char *name) {
-  FILE *stream = fopen("/proc/meminfo", "re");
+/* The number behind `name`, "MemAvailable:" or "active_file ", at the start of a line of a kernel file; 0 where it is missing. */
+static uint64_t read_kernel_entry(const char *path, const char *name) {
+  FILE *stream = fopen(path, "re");
   if (!stream) return 0;
   char line[256];
-  unsigned long long kilobytes = 0;
+  unsigned long long value = 0;
   size_t length = strlen(name);
   while (fgets(line, sizeof line, stream)) {
-    if (strncmp(line, name, length) == 0 && line[length] == ':') {
-      kilobytes = strtoull(line + length + 1, NULL, 10);
+    if (strncmp(line, name, length) == 0) {
+      value = strtoull(line + length, NULL, 10);
       break;
     }
   }
   fclose(stream);
-  return kilobytes * 1024;
+  return value;
 }
 
 uint64_t bpdq_host_memory_total(void) {
@@ -440,11 +440,15 @@ uint64_t bpdq_host_memory_total(void) {
 }
 
 uint64_t bpdq_host_memory_available(void) {
-  uint64_t available = meminfo_bytes("MemAvailable");
+  uint64_t available = read_kernel_entry("/proc/meminfo", "MemAvailable:") * 1024;
   if (available == 0) available = bpdq_host_memory_total() / 2;
   uint64_t limit, used;
   if (read_kernel_numbers("/sys/fs/cgroup/memory.max", &limit, 1) == 1 &&
       read_kernel_numbers("/sys/fs/cgroup/memory.current", &used, 1) == 1) {
+    /* A container's own copies of files count as used, though they make way. */
+    uint64_t files =
+        read_kernel_entry("/sys/fs/cgroup/memory.stat", "active_file ") + read_kernel_entry("/sys/fs/cgroup/memory.stat", "inactive_file ");
+    used -= files < used ? files : used;
     uint64_t left = limit > used ? limit - used : 0;
     if (left < available) available = left;
   }

@@ -209,7 +209,7 @@ static void test_more_than_the_machine_has_is_refused(void **unused) {
   assert_int_equal(backend->state_create(backend, &small, 1, &state, NULL), BPDQ_OK);
   assert_int_equal(backend->state_create(backend, &rest, 1, &second, &error), BPDQ_ERROR_MEMORY);
   assert_null(second);
-  assert_non_null(strstr(error.message, "more than this machine has"));
+  assert_non_null(strstr(error.message, "more than this machine has left"));
   assert_non_null(strstr(error.message, "--ctx"));
   backend->memory(backend, &current, &peak);
   assert_int_equal(current, 4 << 20);

@@ -28,14 +28,18 @@ static void raise_peak(cpu_backend *backend, uint64_t current) {
   }
 }
 
-/* Systems promise memory that they do not have, and end the program when it is touched: what cannot be there is refused before that. */
+/* Systems promise memory that they do not have, and end the program when it is touched: what cannot be there is refused before that. A
+ * little is left to the system, which ends programs before the last byte is gone. */
 static bpdq_status check_machine(uint64_t bytes, uint64_t before, const char *what, bpdq_error *error) {
-  uint64_t total = bytes < LARGE_ALLOCATION ? UINT64_MAX : bpdq_host_memory_total();
-  if (bytes <= total && before <= total - bytes) return BPDQ_OK;
+  if (bytes < LARGE_ALLOCATION) return BPDQ_OK;
+  uint64_t spared = bpdq_host_memory_total() / 64, available = bpdq_host_memory_available(),
+           left = available > spared ? available - spared : 0;
+  if (bytes <= left) return BPDQ_OK;
   return bpdq_fail(
       error, BPDQ_ERROR_MEMORY,
-      "%.1f MiB for %s are more than this machine has: %.1f of %.1f MiB are in use; lower --ctx, or use --kv q8 or a smaller model",
-      (double)bytes / 0x1p20, what, (double)before / 0x1p20, (double)total / 0x1p20);
+      "%.1f MiB for %s are more than this machine has left: %.1f MiB beside the %.1f MiB in use; lower --ctx, or use --kv q8 or "
+      "a smaller model",
+      (double)bytes / 0x1p20, what, (double)left / 0x1p20, (double)before / 0x1p20);
 }
 
 bpdq_status cpu_allocate(cpu_backend *backend, uint64_t bytes, const char *what, uint8_t **memory, bpdq_error *error) {
