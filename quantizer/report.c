@@ -85,6 +85,7 @@ json_t *bpdq_report_json(const bpdq_quantize_options *options, const bpdq_quanti
 }
 
 /* FNV-1a. */
+#define HASH_START 0xcbf29ce484222325u
 static uint64_t hash_bytes(uint64_t hash, const void *data, size_t size) {
   const unsigned char *bytes = data;
   for (size_t i = 0; i < size; i++) hash = (hash ^ bytes[i]) * 0x100000001b3u;
@@ -96,6 +97,25 @@ static json_t *recipe_json(const bpdq_recipe *r) {
                    "best_per_row", r->best_per_row, "several_starts", r->several_starts, "coordinate_descent", r->coordinate_descent,
                    "joint_refit", r->joint_refit, "restarts", r->restarts, "rounds", r->rounds, "sweeps_per_round", r->sweeps_per_round,
                    "final_sweeps", r->final_sweeps, "target_damping", r->target_damping);
+}
+
+#define SAMPLE_BYTES 4096
+
+/* The first bytes of every tensor of the decoder: another model of the same shape at the same path differs in them. */
+static uint64_t hash_tensor(uint64_t hash, const bpdq_stored_tensor *tensor) {
+  if (!tensor) return hash;
+  return hash_bytes(hash, tensor->data, tensor->bytes < SAMPLE_BYTES ? (size_t)tensor->bytes : SAMPLE_BYTES);
+}
+
+static uint64_t hash_source(const bpdq_checkpoint *checkpoint) {
+  uint64_t hash = hash_tensor(hash_tensor(HASH_START, checkpoint->embedding), checkpoint->final_norm);
+  hash = hash_tensor(hash, checkpoint->head.weight);
+  for (int64_t i = 0; i < checkpoint->config.layers; i++) {
+    const bpdq_layer_source *layer = &checkpoint->layers[i];
+    hash = hash_tensor(hash_tensor(hash, layer->attention_norm), layer->mlp_norm);
+    for (int j = 0; j < BPDQ_LINEARS; j++) hash = hash_tensor(hash, bpdq_block_source(layer, j)->weight);
+  }
+  return hash;
 }
 
 /* A path as text: where it is no UTF-8, which JSON's strings are, each byte beyond ASCII as \xNN. */
@@ -111,14 +131,15 @@ static json_t *path_json(const char *path) {
 
 json_t *bpdq_settings_json(const char *source, const bpdq_checkpoint *checkpoint, const bpdq_quantize_options *o,
                            const bpdq_calibration *calibration) {
-  uint64_t hash = 0xcbf29ce484222325u;
+  uint64_t hash = HASH_START, weights = hash_source(checkpoint);
   hash = hash_bytes(hash, calibration->ids, (size_t)(calibration->count * calibration->length) * sizeof *calibration->ids);
-  char text[32];
+  char text[32], sample[32];
   snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
-  return json_pack("{ss so sI si si sf si sI sI ss sf si sf so}", "version", BPDQ_VERSION, "source", path_json(source), "source_bytes",
-                   (json_int_t)checkpoint->weight_bytes, "planes", o->planes, "group", o->group, "bits", o->bits, "head_bits", o->head_bits,
-                   "samples", (json_int_t)calibration->count, "sequence_length", (json_int_t)calibration->length, "calibration", text,
-                   "damping", o->damping, "iterations", o->iterations, "alpha", o->alpha, "recipe",
+  snprintf(sample, sizeof sample, "%016llx", (unsigned long long)weights);
+  return json_pack("{ss so sI ss si si sf si sI sI ss sf si sf so}", "version", BPDQ_VERSION, "source", path_json(source), "source_bytes",
+                   (json_int_t)checkpoint->weight_bytes, "source_weights", sample, "planes", o->planes, "group", o->group, "bits", o->bits,
+                   "head_bits", o->head_bits, "samples", (json_int_t)calibration->count, "sequence_length", (json_int_t)calibration->length,
+                   "calibration", text, "damping", o->damping, "iterations", o->iterations, "alpha", o->alpha, "recipe",
                    json_pack("{ss so}", "method", bpdq_quantize_method_name(o->method), "steps", recipe_json(&o->recipe)));
 }
 

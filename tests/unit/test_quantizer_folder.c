@@ -240,6 +240,23 @@ static bool stop_later(void *user, double fraction) {
   return ++s->seen < s->after;
 }
 
+/* Changes the first weight of the source, or changes it back. */
+static void touch_source(void) {
+  char folder[512], path[600];
+  uint8_t header[8], value;
+  snprintf(path, sizeof path, "%s/model.safetensors", path_in("dense", folder));
+  FILE *file = fopen(path, "r+b");
+  assert_non_null(file);
+  assert_int_equal(fread(header, 1, 8, file), 8);
+  long first = 8 + header[0] + header[1] * 256L + header[2] * 65536L;
+  assert_int_equal(fseek(file, first, SEEK_SET), 0);
+  assert_int_equal(fread(&value, 1, 1, file), 1);
+  value ^= 1;
+  assert_int_equal(fseek(file, first, SEEK_SET), 0);
+  assert_int_equal(fwrite(&value, 1, 1, file), 1);
+  assert_int_equal(fclose(file), 0);
+}
+
 static void resuming_gives_the_same_files(void **unused) {
   (void)unused;
   char calibration[512];
@@ -266,6 +283,10 @@ static void resuming_gives_the_same_files(void **unused) {
       assert_int_equal(try_quantize("dense", name, &options, &error), BPDQ_ERROR_ARGUMENT);
       assert_non_null(strstr(error.message, "planes"));
       options.planes = 2;
+      touch_source();
+      assert_int_equal(try_quantize("dense", name, &options, &error), BPDQ_ERROR_ARGUMENT);
+      assert_non_null(strstr(error.message, "source_weights"));
+      touch_source();
       assert_true(exists(block)); /* a refusal costs nothing of what is done */
     }
     options.resume = true;
