@@ -14,7 +14,6 @@
 #extension GL_EXT_shader_explicit_arithmetic_types : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_shader_subgroup_basic : require
-#extension GL_KHR_shader_subgroup_vote : require
 #extension GL_KHR_cooperative_matrix : require
 #endif
 #ifdef SUBGROUP // of at least 32; MATRIX: of 32

@@ -35,6 +35,8 @@ layout(push_constant) uniform Push {
 const uint GROUP_THREADS = THREADS / GROUPS, SHARE = GROUP <= GROUP_THREADS ? 1 : GROUP / GROUP_THREADS, BUCKETS = 256, BATCH = 8;
 const uint OWN = LIST / 2 <= THREADS ? 1 : LIST / 2 / THREADS; // groups that a thread has of a row's
 const uvec2 NOTHING = uvec2(0, 0xffffffffu); // a key that is less than all others', and no id
+const float LOWEST = -3.40282347e38;         // number
+const uint NO_NUMBER = 0xff800000u;          // what is there instead of one
 #ifdef SUBGROUP
 const uint LEADERS = THREADS / 32;
 #else
@@ -55,7 +57,7 @@ uvec2 item_of(float value, uint id) {
   return uvec2((bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u, id);
 }
 float value_of(uint key) {
-  if (key == 0) return uintBitsToFloat(0xff800000u);
+  if (key == 0) return uintBitsToFloat(NO_NUMBER);
   return uintBitsToFloat((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 bool before(uvec2 a, uvec2 b) { return a.x > b.x || (a.x == b.x && a.y < b.y); }
@@ -133,16 +135,16 @@ void take_segment() {
   UNROLL for (uint i = 0; i < SHARE; i++) {
     uint id = first + i * GROUP_THREADS;
     uvec2 item = id < push.count ? item_of(own[i], id) : NOTHING;
-    if (item.x == 0) own[i] = -3.0e38;
+    if (item.x == 0) own[i] = uintBitsToFloat(NO_NUMBER);
     if (before(item, best)) best = item;
   }
   find_leaders(best, GROUPS);
-  float maximum = -1.0e38, sum = 0.0; // far above what is not there, whose exp() is 0 even then
+  float maximum = LOWEST, sum = 0.0;
   for (uint g = 0; g < GROUPS; g++) {
     uint key = leaders[g * (LEADERS / GROUPS)].x;
     if (key != 0) maximum = max(maximum, value_of(key));
   }
-  UNROLL for (uint i = 0; i < SHARE; i++) sum += exp(own[i] - maximum);
+  UNROLL for (uint i = 0; i < SHARE; i++) sum += floatBitsToUint(own[i]) == NO_NUMBER ? 0.0 : exp(own[i] - maximum);
   sum = reduce(sum, false);
   if (thread < GROUPS) largest[row * all_groups + gl_WorkGroupID.x * GROUPS + thread] = leaders[thread * (LEADERS / GROUPS)];
   if (thread == 0) statistics[row * push.segments + gl_WorkGroupID.x] = vec2(maximum, sum);
@@ -151,7 +153,7 @@ void take_segment() {
 // ---- what the row's work group does ----
 
 float row_log_sum() {
-  float maximum = -3.0e38, sum = 0.0;
+  float maximum = LOWEST, sum = 0.0;
   for (uint i = thread; i < push.segments; i += THREADS) maximum = max(maximum, statistics[row * push.segments + i].x);
   maximum = reduce(maximum, true);
   for (uint i = thread; i < push.segments; i += THREADS) {
@@ -180,7 +182,7 @@ float bucket_of(float value) {
 // Divides the range of the groups' largest values, or what is within 32 of the row's, into buckets, and finds the highest one so that k
 // groups are there or above; nothing is below the bound where fewer have a number at all.
 void find_bound(uvec2 own[OWN]) {
-  float highest = -3.0e38, lowest = 3.0e38;
+  float highest = LOWEST, lowest = -LOWEST;
   UNROLL for (uint i = 0; i < OWN; i++)
     if (own[i].x != 0) {
       highest = max(highest, value_of(own[i].x));
@@ -251,8 +253,9 @@ void put_ranked(uint found) {
 void sort_items() {
   for (uint size = 2; size <= LIST; size <<= 1)
     for (uint step = size >> 1; step > 0; step >>= 1) {
-      for (uint i = thread; i < LIST / 2; i += THREADS) {
-        uint a = i / step * step * 2 + i % step, b = a + step;
+      /* Unrolled everywhere: Mesa's llvmpipe ends all loops of a thread when they have gone round 65,535 times together. */
+      [[unroll]] for (uint n = 0; n < LIST / 2 / THREADS; n++) {
+        uint i = thread + n * THREADS, a = i / step * step * 2 + i % step, b = a + step;
         bool descending = (a & size) == 0;
         uvec2 first = items[a], second = items[b];
         if (before(second, first) == descending) {

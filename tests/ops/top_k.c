@@ -13,9 +13,10 @@ typedef enum pattern {
   CLUSTERED, /* the largest are neighbours, the rest is far below, and one of it very far */
   MASKED,    /* two in three are -inf: of small vocabularies fewer are left than asked for */
   EXTREME,   /* almost as far apart as numbers can be */
+  LOW,       /* near the lowest number there is */
   PATTERNS
 } pattern;
-static const char *const pattern_names[PATTERNS] = {"", " ties", " rising", " clustered", " masked", " extreme"};
+static const char *const pattern_names[PATTERNS] = {"", " ties", " rising", " clustered", " masked", " extreme", " low"};
 
 static float make_logit(pattern how, int64_t i, int64_t vocab, oracle_random *random) {
   double uniform = oracle_uniform(random);
@@ -28,6 +29,8 @@ static float make_logit(pattern how, int64_t i, int64_t vocab, oracle_random *ra
       return (float)(i >= vocab / 3 && i < vocab / 3 + 300 ? 25 + uniform : i == 7 ? -1e30 : uniform * 1e-3);
     case EXTREME:
       return (float)(3e38 * (uniform < 0.5 ? -uniform : uniform));
+    case LOW:
+      return (float)(-3.4e38 * (1 - 1e-3 * uniform));
     case MASKED:
       return i % 3 ? -INFINITY : (float)(12 * uniform);
     default:
@@ -105,4 +108,5 @@ void suite_top_k(suite *s) {
       run_top_k(s, vocabs[v], ks[i], 1 + (int64_t)(v % 3), false, UNIFORM);
       for (int how = TIES; how < PATTERNS; how++) run_top_k(s, vocabs[v], ks[i], 3, true, (pattern)how);
     }
+  run_top_k(s, 262144, 64, 1, true, RISING); /* the largest vocabularies, and what takes the most steps */
 }

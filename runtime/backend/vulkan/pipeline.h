@@ -1,6 +1,6 @@
 /* Compute pipelines: one embedded shader, specialized by up to VULKAN_CONSTANTS constants, made once and kept. All shaders share one
- * layout: storage buffers at bindings 0..9 of set 0 (0..7 where the device has no more) and 128 bytes of push constants (which every device
- * has). */
+ * layout: storage buffers at bindings 0..10 of set 0 (fewer, but 0..7 at least, where the device has no more) and 128 bytes of push
+ * constants (which every device has). */
 #ifndef BPDQ_VULKAN_PIPELINE_H
 #define BPDQ_VULKAN_PIPELINE_H
 
