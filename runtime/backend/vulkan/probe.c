@@ -39,9 +39,9 @@ static const asked integer_dot_questions[] = {{BPDQ_ACTIVATIONS_8, 1, true, fals
                                               {BPDQ_ACTIVATIONS_16, 1, true, true, 2e-2},
                                               {BPDQ_ACTIVATIONS_16, 2, true, true, 2e-2}};
 /* One and two tiles of tokens, of linear_bits.comp, and of linear_head_matrix.comp if there are integers. */
-static const asked known_matrix_questions[] = {{BPDQ_ACTIVATIONS_16, 7, true, false, 4e-3},
+static const asked known_matrix_questions[] = {{BPDQ_ACTIVATIONS_16, 7, false, false, 4e-3},
                                                {BPDQ_ACTIVATIONS_16, 12, false, false, 4e-3},
-                                               {BPDQ_ACTIVATIONS_16, 7, true, true, 2e-2},
+                                               {BPDQ_ACTIVATIONS_16, 7, false, true, 2e-2},
                                                {BPDQ_ACTIVATIONS_16, 12, false, true, 2e-2}};
 /* Both builds of linear_matrix.comp. */
 static const asked matrix_questions[] = {{BPDQ_ACTIVATIONS_16, TOKENS, false, false, 4e-3}, {BPDQ_ACTIVATIONS_16, 7, false, false, 4e-3}};
