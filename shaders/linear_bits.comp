@@ -31,20 +31,19 @@ layout(set = 0, binding = 6) restrict buffer Output { float y[]; };
 #include "planes.glsl"
 #include "bits.glsl"
 const uint TOKENS = 8 * TOKEN_TILES;
-const uint AHEAD = 2;                                            // blocks of a subgroup under way
-const uint TILES = 2, SUBGROUP_ROWS = 16;                        // of 8 rows, as in memory: the two halves of a matrix
-const uint ROWS = THREADS / 32 / SLICES * SUBGROUP_ROWS;         // of the work group
-const uint STRIDE = TOKENS + 1;                                  // spreads rows over the banks
-shared float partial[THREADS / 32 * SUBGROUP_ROWS * STRIDE];     // [subgroups][SUBGROUP_ROWS][STRIDE]
+const uint AHEAD = 2;                                        // blocks of a subgroup under way
+const uint TILES = 2, SUBGROUP_ROWS = 16;                    // tiles of 8 rows, as in memory: the two halves of a matrix
+const uint ROWS = THREADS / 32 / SLICES * SUBGROUP_ROWS;     // of the work group
+const uint STRIDE = TOKENS + 1;                              // spreads rows over the banks
+shared float partial[THREADS / 32 * SUBGROUP_ROWS * STRIDE]; // [subgroups][SUBGROUP_ROWS][STRIDE]
 uint lane = gl_LocalInvocationIndex % 32, r = lane / 4, q = lane % 4;
 
 // ---- weights ----
 
 const uint WORDS = PLANES * RUNS, RUN_COEFFICIENTS = RUNS * COEFFICIENT_WORDS;
-uint words[AHEAD * TILES * WORDS];                        // of blocks on their way, row r of each tile
-uint block_coefficients[AHEAD * TILES * RUN_COEFFICIENTS];
-uint words_at[TILES];   // of the next block, in `matrix`
-uint columns_at[TILES]; // by 32, of its groups behind those of the tiles before
+// Of blocks on their way, and where the next one is: in `matrix`; by 32 columns, its groups behind those of the tiles before.
+uint words[AHEAD * TILES * WORDS], block_coefficients[AHEAD * TILES * RUN_COEFFICIENTS]; // row r of each tile
+uint words_at[TILES], columns_at[TILES];
 
 void fetch(uint place) {
   [[unroll]] for (uint n = 0; n < TILES; n++) {

@@ -20,8 +20,7 @@ static int64_t token_tiles(const vulkan_builder *builder) {
   return (int64_t)bpdq_ceil_div((uint64_t)builder->program->max_tokens, TOKEN_TILE);
 }
 
-/* The input as `shader` prepares it: `items` of `item_bytes` for each eight tokens, of each of which `item_threads` have a token's share.
- */
+/* The input as `shader` prepares it: `items` of `item_bytes` for each eight tokens; `item_threads` make what a token has of one. */
 static bpdq_status add_prepare(vulkan_builder *builder, const vulkan_product *p, const char *shader, int64_t items, int64_t item_bytes,
                                int64_t item_threads, bpdq_error *error) {
   const bpdq_weight *weight = p->weight;
