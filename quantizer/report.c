@@ -113,7 +113,11 @@ static uint64_t hash_source(const bpdq_checkpoint *checkpoint) {
   for (int64_t i = 0; i < checkpoint->config.layers; i++) {
     const bpdq_layer_source *layer = &checkpoint->layers[i];
     hash = hash_tensor(hash_tensor(hash, layer->attention_norm), layer->mlp_norm);
-    for (int j = 0; j < BPDQ_LINEARS; j++) hash = hash_tensor(hash, bpdq_block_source(layer, j)->weight);
+    hash = hash_tensor(hash_tensor(hash, layer->q_norm), layer->k_norm);
+    for (int j = 0; j < BPDQ_LINEARS; j++) {
+      const bpdq_linear_source *linear = bpdq_block_source(layer, j);
+      hash = hash_tensor(hash_tensor(hash, linear->weight), linear->bias);
+    }
   }
   return hash;
 }

@@ -9,7 +9,7 @@
 const uint RUNS = 4 / RUN_WORDS;
 const uint MATRICES = 2 * RUN_WORDS; // of a run
 const uint PAIRS = 2 * MATRICES;     // of a thread in a run
-const uint ITEM = 136;
+const uint ITEM = 136;               // struct Item of linear_bits.comp; BITS_ITEM_BYTES of ops_bits.c
 const float UNIT = 1.0 / 524288.0;   // a bit at place 5 is 2^-19
 
 uint word_of_run(uint run, uint q) { return run * RUN_WORDS + q * RUN_WORDS / 4; }

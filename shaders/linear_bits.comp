@@ -3,8 +3,9 @@
 // operand, where they stand in their words, so that one instruction makes two of them; the activations (prepare_bits.comp) undo what the
 // places weigh. A run's sums are multiplied by its coefficients afterwards. Nothing passes through shared memory but the sums of the
 // subgroups that share rows.
-// For that a thread must know which elements of the matrices it holds. NVIDIA's drivers keep them as PTX's mma.sync has them; where it is
-// not so, the known-answer check (probe.c) notices, and linear_matrix.comp is used.
+// For that a thread must know which elements of the matrices it holds. What NVIDIA's drivers do (580.159): thread (r, q) has, of A, columns
+// 2q, 2q + 1, 2q + 8, 2q + 9 of row r, then of row r + 8; of B, the same rows of column r; of the sums, columns 2q, 2q + 1 of row r, then of
+// row r + 8. Where it is not so, the known-answer check (probe.c) notices, and other kernels are used.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_shader_explicit_arithmetic_types : require
 #extension GL_EXT_control_flow_attributes : require

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backend/vulkan/vulkan.h"
+#include "backend/vulkan/product.h"
 #include "core/half.h"
 
 #define ROWS 40
@@ -39,7 +39,7 @@ static const asked integer_dot_questions[] = {{BPDQ_ACTIVATIONS_8, 1, true, fals
                                               {BPDQ_ACTIVATIONS_16, 1, true, true, 2e-2},
                                               {BPDQ_ACTIVATIONS_16, 2, true, true, 2e-2}};
 /* One and two tiles of tokens, of linear_bits.comp, and of linear_head_matrix.comp if there are integers. */
-static const asked known_matrix_questions[] = {{BPDQ_ACTIVATIONS_16, 7, false, false, 4e-3},
+static const asked known_matrix_questions[] = {{BPDQ_ACTIVATIONS_16, 7, true, false, 4e-3},
                                                {BPDQ_ACTIVATIONS_16, 12, false, false, 4e-3},
                                                {BPDQ_ACTIVATIONS_16, 7, false, true, 2e-2},
                                                {BPDQ_ACTIVATIONS_16, 12, false, true, 2e-2}};
@@ -162,10 +162,21 @@ static bool known_matrix_is_right(bpdq_vulkan *vulkan, const question *q) {
   return true;
 }
 
-static bool integer_dot_is_right(bpdq_vulkan *vulkan, const question *q) {
-  for (size_t i = 0; i < sizeof integer_dot_questions / sizeof *integer_dot_questions; i++)
-    if (!is_right(vulkan, q, &integer_dot_questions[i])) return false;
+/* Small batches go to known matrices, which have been asked: nothing else would be learnt. */
+static bool others_are_right(bpdq_vulkan *vulkan, const question *q, const asked *questions, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    bool batch = questions[i].tokens > 1 && questions[i].tokens <= VULKAN_BITS_TOKENS && !questions[i].head;
+    if (!(batch && vulkan->context.features.known_matrix) && !is_right(vulkan, q, &questions[i])) return false;
+  }
   return true;
+}
+
+static bool integer_dot_is_right(bpdq_vulkan *vulkan, const question *q) {
+  return others_are_right(vulkan, q, integer_dot_questions, sizeof integer_dot_questions / sizeof *integer_dot_questions);
+}
+
+static bool matrix_is_right(bpdq_vulkan *vulkan, const question *q) {
+  return others_are_right(vulkan, q, matrix_questions, sizeof matrix_questions / sizeof *matrix_questions);
 }
 
 /* ---- attention: maxima and sums over all threads of a subgroup ---- */
@@ -289,8 +300,7 @@ bpdq_status bpdq_vulkan_probe(bpdq_vulkan *vulkan, bpdq_error *error) {
       features->subgroup = had_subgroup; /* attention was right with it */
     }
   }
-  if (features->cooperative_matrix && !(is_right(vulkan, q, &matrix_questions[0]) && is_right(vulkan, q, &matrix_questions[1])))
-    switch_off(vulkan, &features->cooperative_matrix, "cooperative matrix");
+  if (features->cooperative_matrix && !matrix_is_right(vulkan, q)) switch_off(vulkan, &features->cooperative_matrix, "cooperative matrix");
   if (features->narrow_matrix && !attention_is_right(vulkan, DEEP_POSITIONS, BPDQ_ACTIVATIONS_8))
     switch_off(vulkan, &features->narrow_matrix, "cooperative matrix 16x8x16");
   free(q);
